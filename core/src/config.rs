@@ -1,0 +1,437 @@
+//! The plugin's configuration: JSON, strict, with errors that name the place.
+
+use crate::placement::Weights;
+use crate::units::{Seconds, Tokens};
+use crate::view::ViewLimits;
+use serde::Deserialize;
+
+/// What the filter does with its decisions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Nothing: requests pass untouched and unread.
+    Off,
+    /// Decides, journals what Envoy really chose, counts what steering would have won. Steers nothing.
+    Shadow,
+    /// Names the endpoint.
+    #[default]
+    Steer,
+}
+
+/// How the decision reaches Envoy's load balancer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wiring {
+    /// Stock WasmPlugin: the decision is filter state, a buffer filter holds the request back, `header_mutation`
+    /// makes it a header.
+    #[default]
+    Buffered,
+    /// The wasm config allows stopping at the headers (`allow_on_headers_stop_iteration`): the filter sets the header
+    /// itself and bodies stream through.
+    Streaming,
+}
+
+/// Endpoints that serve one set of models.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pool {
+    /// As the endpoint table names it.
+    pub name: String,
+    /// Models and LoRA adapters; a `*` at the end stands for anything. Empty: what no other pool claims.
+    #[serde(default)]
+    pub models: Vec<String>,
+}
+
+/// Placement weights; see `docs/configuration.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// See [`Weights::base`], in ms.
+    pub base_ttft_ms: f64,
+    /// See [`Weights::decode_penalty`], in ms.
+    pub decode_penalty_ms: f64,
+    /// See [`Weights::foreign_penalty`], in ms.
+    pub foreign_penalty_ms: f64,
+    /// See [`Weights::eviction_horizon`], in s.
+    pub eviction_horizon_s: f64,
+    /// See [`Weights::spill_ratio`].
+    pub spill_ratio: f64,
+    /// See [`Weights::spill_margin`], in ms.
+    pub spill_margin_ms: f64,
+    /// See [`Weights::tie_ratio`].
+    pub tie_ratio: f64,
+    /// Tokens a second until the first answers show it.
+    pub prior_prefill_rate: f64,
+    /// Cache size in tokens of an endpoint that does not tell it.
+    pub default_capacity_tokens: u64,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        let (w, v) = (Weights::default(), ViewLimits::default());
+        Self {
+            base_ttft_ms: w.base.0 * 1000.0,
+            decode_penalty_ms: w.decode_penalty.0 * 1000.0,
+            foreign_penalty_ms: w.foreign_penalty.0 * 1000.0,
+            eviction_horizon_s: w.eviction_horizon.0,
+            spill_ratio: w.spill_ratio,
+            spill_margin_ms: w.spill_margin.0 * 1000.0,
+            tie_ratio: w.tie_ratio,
+            prior_prefill_rate: v.prior_prefill_rate,
+            default_capacity_tokens: v.default_capacity.0,
+        }
+    }
+}
+
+impl Placement {
+    /// As the policy takes them.
+    #[must_use]
+    pub fn weights(&self) -> Weights {
+        Weights {
+            base: Seconds(self.base_ttft_ms * 0.001),
+            decode_penalty: Seconds(self.decode_penalty_ms * 0.001),
+            foreign_penalty: Seconds(self.foreign_penalty_ms * 0.001),
+            eviction_horizon: Seconds(self.eviction_horizon_s),
+            spill_ratio: self.spill_ratio,
+            spill_margin: Seconds(self.spill_margin_ms * 0.001),
+            tie_ratio: self.tie_ratio,
+        }
+    }
+}
+
+/// Bounds on memory and work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Streaming wiring: a prompt that is not complete after this many bytes is placed by load. Below Envoy's
+    /// `per_connection_buffer_limit_bytes` (1 MiB).
+    pub decide_at_bytes: usize,
+    /// Boundaries in the index of each VM (about 100 bytes each).
+    pub max_index_entries: usize,
+    /// Requests in flight that are kept track of.
+    pub max_in_flight: usize,
+    /// Slots of the journal's ring, taken up to a power of two. The same in all VMs.
+    pub journal_slots: u32,
+    /// Slots folded in one callback at most.
+    pub fold_slots: u32,
+    /// Endpoints named to Envoy: the choice and where retries go.
+    pub choices: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            decide_at_bytes: 900_000,
+            max_index_entries: 500_000,
+            max_in_flight: 65_536,
+            journal_slots: 4096,
+            fold_slots: 256,
+            choices: 3,
+        }
+    }
+}
+
+/// The whole configuration. All members have defaults: `{}` is a good configuration.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Names the journal and the feed. Plugins of one gateway with the same name share one view.
+    pub name: String,
+    /// What to do.
+    pub mode: Mode,
+    /// Of the requests in `steer` mode, how many percent are steered; the others are only watched.
+    pub steer_percent: f64,
+    /// How.
+    pub wiring: Wiring,
+    /// What stands before vLLM's paths at this gateway, such as `/llm`.
+    pub path_prefix: String,
+    /// Envoy's name for the cluster of the sidecar's feed. Empty: no sidecar.
+    pub sidecar_cluster: String,
+    /// Pools by model. Empty: all endpoints of the table are one pool.
+    pub pools: Vec<Pool>,
+    /// How endpoints are compared.
+    pub placement: Placement,
+    /// Bounds.
+    pub limits: Limits,
+    /// Response headers `x-warmpath-…` that tell of the decision. For tests and debugging: they show a client which
+    /// pod it got and how warm that was.
+    pub debug_headers: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            mode: Mode::default(),
+            steer_percent: 100.0,
+            wiring: Wiring::default(),
+            path_prefix: String::new(),
+            sidecar_cluster: "warmpath-sidecar".to_owned(),
+            pools: Vec::new(),
+            placement: Placement::default(),
+            limits: Limits::default(),
+            debug_headers: false,
+        }
+    }
+}
+
+/// Where the configuration is wrong, and what was expected there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// JSON path, such as `placement.spill_ratio`.
+    pub path: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "pluginConfig, at {}: {}", self.path, self.message)
+    }
+}
+
+impl Config {
+    /// Reads a configuration. Nothing at all stands for `{}`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the JSON path of what is wrong.
+    pub fn parse(json: &[u8]) -> Result<Self, ConfigError> {
+        if json.iter().all(u8::is_ascii_whitespace) {
+            return Ok(Self::default());
+        }
+        // Serde would take a list as the members in their order.
+        if json.trim_ascii_start().first() != Some(&b'{') {
+            return Err(ConfigError { path: "the top level".to_owned(), message: "expected a JSON object".to_owned() });
+        }
+        let mut json = serde_json::Deserializer::from_slice(json);
+        let config: Self = serde_path_to_error::deserialize(&mut json).map_err(|e| ConfigError {
+            path: Some(e.path().to_string())
+                .filter(|p| p != ".")
+                .unwrap_or_else(|| "the top level".to_owned()),
+            message: e.inner().to_string(),
+        })?;
+        json.end().map_err(|e| ConfigError {
+            path: "the end".to_owned(),
+            message: e.to_string(),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let l = &self.limits;
+        let p = &self.placement;
+        range("steer_percent", self.steer_percent, 0.0, 100.0)?;
+        range("placement.base_ttft_ms", p.base_ttft_ms, 0.0, 60_000.0)?;
+        range("placement.decode_penalty_ms", p.decode_penalty_ms, 0.0, 60_000.0)?;
+        range("placement.foreign_penalty_ms", p.foreign_penalty_ms, 0.0, 60_000.0)?;
+        range("placement.eviction_horizon_s", p.eviction_horizon_s, 0.0, 86_400.0)?;
+        range("placement.spill_ratio", p.spill_ratio, 1.0, 1000.0)?;
+        range("placement.spill_margin_ms", p.spill_margin_ms, 0.0, 600_000.0)?;
+        range("placement.tie_ratio", p.tie_ratio, 1.0, 10.0)?;
+        range("placement.prior_prefill_rate", p.prior_prefill_rate, 1.0, 1e9)?;
+        range(
+            "placement.default_capacity_tokens",
+            p.default_capacity_tokens as f64,
+            1.0,
+            1e12,
+        )?;
+        range("limits.decide_at_bytes", l.decide_at_bytes as f64, 1024.0, 1e9)?;
+        range("limits.max_index_entries", l.max_index_entries as f64, 1000.0, 8e6)?;
+        range("limits.max_in_flight", l.max_in_flight as f64, 16.0, 4e6)?;
+        range("limits.journal_slots", f64::from(l.journal_slots), 64.0, 65_536.0)?;
+        range("limits.fold_slots", f64::from(l.fold_slots), 8.0, 65_536.0)?;
+        range("limits.choices", l.choices as f64, 1.0, 16.0)?;
+        name("name", &self.name)?;
+        for (i, pool) in self.pools.iter().enumerate() {
+            name(&format!("pools[{i}].name"), &pool.name)?;
+            if self.pools.iter().take(i).any(|other| other.name == pool.name) {
+                return error(
+                    format!("pools[{i}].name"),
+                    format!("`{}` stands twice, expected another name", pool.name),
+                );
+            }
+        }
+        if !self.path_prefix.is_empty() && (!self.path_prefix.starts_with('/') || self.path_prefix.ends_with('/')) {
+            return error(
+                "path_prefix",
+                "expected an empty string or a path such as `/llm`: a slash first, none last",
+            );
+        }
+        Ok(())
+    }
+
+    /// The place of the pool that serves `model`, by name; otherwise the one without models. One past the end when
+    /// none does: no endpoint then.
+    #[must_use]
+    pub fn pool_of(&self, model: Option<&str>) -> usize {
+        let claims = |p: &&str, model: &str| match p.strip_suffix('*') {
+            Some(start) => model.starts_with(start),
+            None => *p == model,
+        };
+        model
+            .and_then(|m| {
+                self.pools
+                    .iter()
+                    .position(|p| p.models.iter().any(|c| claims(&c.as_str(), m)))
+            })
+            .or_else(|| self.pools.iter().position(|p| p.models.is_empty()))
+            .unwrap_or(self.pools.len())
+    }
+
+    /// The name that endpoints of the pool carry, `None` when any will do.
+    #[must_use]
+    pub fn pool_name(&self, pool: usize) -> Option<&str> {
+        if self.pools.is_empty() {
+            None
+        } else {
+            Some(self.pools.get(pool).map_or("", |p| p.name.as_str()))
+        }
+    }
+
+    /// Names of the pools for stats: those configured, or the one that stands for all.
+    pub fn pool_names(&self) -> impl Iterator<Item = &str> {
+        self.pools
+            .iter()
+            .map(|p| p.name.as_str())
+            .chain(std::iter::once(if self.pools.is_empty() { "all" } else { "none" }))
+    }
+
+    /// Bounds and priors of the view.
+    #[must_use]
+    pub fn view_limits(&self) -> ViewLimits {
+        ViewLimits {
+            max_entries: self.limits.max_index_entries,
+            max_in_flight: self.limits.max_in_flight,
+            default_capacity: Tokens(self.placement.default_capacity_tokens),
+            prior_prefill_rate: self.placement.prior_prefill_rate,
+            base_ttft: Seconds(self.placement.base_ttft_ms * 0.001),
+            ..ViewLimits::default()
+        }
+    }
+}
+
+fn range(path: &str, value: f64, least: f64, most: f64) -> Result<(), ConfigError> {
+    if value >= least && value <= most {
+        Ok(())
+    } else {
+        error(path, format!("{value} is out of range, expected {least} to {most}"))
+    }
+}
+
+fn name(path: &str, value: &str) -> Result<(), ConfigError> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+    if !value.is_empty() && value.len() <= 63 && value.bytes().all(fits) {
+        Ok(())
+    } else {
+        error(
+            path,
+            format!("`{value}` is no name, expected 1 to 63 letters, digits, `-` or `_`"),
+        )
+    }
+}
+
+fn error(path: impl Into<String>, message: impl Into<String>) -> Result<(), ConfigError> {
+    Err(ConfigError {
+        path: path.into(),
+        message: message.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fails(json: &str) -> String {
+        Config::parse(json.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nothing_and_an_empty_object_are_the_defaults() {
+        for json in ["", " \n", "{}"] {
+            assert_eq!(Config::parse(json.as_bytes()), Ok(Config::default()));
+        }
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn errors_name_the_path_and_what_was_expected() {
+        for (json, path, message) in [
+            (
+                r#"{"mode": "steering"}"#,
+                "at mode:",
+                "expected one of `off`, `shadow`, `steer`",
+            ),
+            (
+                r#"{"placement": {"spill_ratio": "high"}}"#,
+                "at placement.spill_ratio:",
+                "expected f64",
+            ),
+            (
+                r#"{"placement": {"spill_ratio": 0.5}}"#,
+                "at placement.spill_ratio:",
+                "expected 1 to 1000",
+            ),
+            (
+                r#"{"placement": {"spil_ratio": 2}}"#,
+                "at placement.spil_ratio:",
+                "expected one of",
+            ),
+            (
+                r#"{"pools": [{"name": "a"}, {"models": []}]}"#,
+                "at pools[1]:",
+                "missing field `name`",
+            ),
+            (
+                r#"{"pools": [{"name": "a"}, {"name": "a"}]}"#,
+                "at pools[1].name:",
+                "expected another name",
+            ),
+            (
+                r#"{"pools": [{"name": "a", "models": [1]}]}"#,
+                "at pools[0].models[0]:",
+                "expected a string",
+            ),
+            (r#"{"steer_percent": 101}"#, "at steer_percent:", "expected 0 to 100"),
+            (r#"{"name": "a/b"}"#, "at name:", "expected 1 to 63"),
+            (r#"{"path_prefix": "llm/"}"#, "at path_prefix:", "a slash first"),
+            (
+                r#"{"limits": {"choices": 0}}"#,
+                "at limits.choices:",
+                "expected 1 to 16",
+            ),
+            ("[]", "at the top level:", "expected a JSON object"),
+            ("{} x", "at the end:", "trailing"),
+            ("{", "", "EOF"),
+        ] {
+            let text = fails(json);
+            assert!(text.contains(path) && text.contains(message), "{json}: {text}");
+        }
+    }
+
+    #[test]
+    fn pools_are_found_by_model() {
+        let c = Config::parse(br#"{"pools": [{"name": "a", "models": ["m", "l-*"]}, {"name": "b", "models": ["n"]}]}"#)
+            .unwrap();
+        assert_eq!(
+            [
+                c.pool_of(Some("l-7")),
+                c.pool_of(Some("n")),
+                c.pool_of(Some("x")),
+                c.pool_of(None)
+            ],
+            [0, 1, 2, 2]
+        );
+        assert_eq!(c.pool_name(2), Some(""));
+        assert_eq!(Config::default().pool_name(0), None);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "[{}\\[\\]\":,a-z0-9_. ]{0,80}") {
+            let _ = Config::parse(&bytes);
+            let _ = Config::parse(text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! Which endpoint holds which prefix, forgotten when the pod would have forgotten it.
+//!
+//! Each endpoint has a tree of boundaries (a boundary's parent is the one before it in the prompt). vLLM evicts the
+//! least recently used block and, within one request, the deepest first; as a request that uses a boundary uses all its
+//! ancestors too, that is the same as: **evict the least recently used leaf**. So using a prompt moves one leaf in one
+//! list, whatever its depth, and folding a warm request costs its new boundaries only.
+//!
+//! Sizes are canonical prompt bytes; the caller turns the pod's tokens into bytes. One map serves all endpoints: a
+//! boundary's holders are found with one probe.
+
+use crate::prefix::Boundary;
+use crate::units::{EndpointId, Millis, PrefixHash, mix};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// An endpoint's place in the index and in the view's lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub u32);
+
+const NONE: u32 = u32::MAX;
+
+/// Prefix hashes are uniform already: the map takes them as they are.
+#[derive(Default)]
+pub struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.0 = mix(self.0, u64::from(*b));
+        }
+    }
+    fn write_u64(&mut self, v: u64) {
+        self.0 = mix(self.0, v);
+    }
+}
+
+/// A map keyed by what is random already.
+pub type HashedMap<K, V> = HashMap<K, V, BuildHasherDefault<AsIs>>;
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    hash: PrefixHash,
+    touched: Millis,
+    slot: u32,
+    end: u32,
+    parent: u32,
+    children: u32,
+    older: u32,
+    newer: u32,
+    listed: bool,
+}
+
+/// Holders of one boundary: (slot, node).
+#[derive(Debug)]
+enum Holders {
+    One((u32, u32)),
+    Many(Vec<(u32, u32)>),
+}
+
+impl Holders {
+    fn as_slice(&self) -> &[(u32, u32)] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+
+    fn node_of(&self, slot: u32) -> Option<u32> {
+        match self {
+            Self::One((s, node)) => (*s == slot).then_some(*node),
+            Self::Many(many) => many
+                .binary_search_by_key(&slot, |h| h.0)
+                .ok()
+                .and_then(|i| many.get(i))
+                .map(|h| h.1),
+        }
+    }
+
+    fn add(&mut self, slot: u32, node: u32) {
+        match self {
+            Self::One(one) => {
+                let mut many = vec![*one, (slot, node)];
+                many.sort_unstable();
+                *self = Self::Many(many);
+            }
+            Self::Many(many) => {
+                let at = many.partition_point(|h| h.0 < slot);
+                many.insert(at, (slot, node));
+            }
+        }
+    }
+
+    /// Returns whether nobody is left.
+    fn remove(&mut self, slot: u32) -> bool {
+        match self {
+            Self::One((s, _)) => *s == slot,
+            Self::Many(many) => {
+                many.retain(|h| h.0 != slot);
+                match many.as_slice() {
+                    [] => true,
+                    [one] => {
+                        *self = Self::One(*one);
+                        false
+                    }
+                    _ => false,
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cache {
+    id: EndpointId,
+    used: u64,
+    capacity: u64,
+    entries: u64,
+    oldest: u32,
+    newest: u32,
+}
+
+/// The index. See the module's text.
+#[derive(Debug)]
+pub struct Index {
+    holders: HashedMap<PrefixHash, Holders>,
+    nodes: Vec<Node>,
+    free: Vec<u32>,
+    caches: Vec<Option<Cache>>,
+    max_entries: usize,
+    evicted: u64,
+    digest: u64,
+}
+
+impl Index {
+    /// An empty index that holds at most `max_entries` boundaries in all (about 100 bytes each).
+    #[must_use]
+    pub fn new(max_entries: usize) -> Self {
+        Self {
+            holders: HashedMap::default(),
+            nodes: Vec::new(),
+            free: Vec::new(),
+            caches: Vec::new(),
+            max_entries: max_entries.max(1),
+            evicted: 0,
+            digest: 0,
+        }
+    }
+
+    /// Makes room for an endpoint in `slot` with a cache of `capacity` bytes, empty.
+    pub fn add_endpoint(&mut self, slot: Slot, id: EndpointId, capacity: u64) {
+        let at = slot.0 as usize;
+        if self.caches.len() <= at {
+            self.caches.resize(at + 1, None);
+        }
+        self.clear(slot);
+        if let Some(cache) = self.caches.get_mut(at) {
+            *cache = Some(Cache {
+                id,
+                used: 0,
+                capacity,
+                entries: 0,
+                oldest: NONE,
+                newest: NONE,
+            });
+        }
+    }
+
+    /// Forgets an endpoint and all that it held.
+    pub fn remove_endpoint(&mut self, slot: Slot) {
+        self.clear(slot);
+        if let Some(cache) = self.caches.get_mut(slot.0 as usize) {
+            *cache = None;
+        }
+    }
+
+    /// Sets an endpoint's cache size in bytes, evicting what no longer fits.
+    pub fn set_capacity(&mut self, slot: Slot, capacity: u64) {
+        if let Some(cache) = self.cache_mut(slot.0) {
+            cache.capacity = capacity;
+        }
+        self.shrink(slot.0);
+    }
+
+    /// For each slot, how many bytes of the prompt its endpoint holds. `out` is resized to the slots.
+    pub fn matches(&self, boundaries: &[Boundary], out: &mut Vec<u32>) {
+        out.clear();
+        out.resize(self.caches.len(), 0);
+        let mut open = self.caches.iter().flatten().filter(|c| c.entries > 0).count();
+        for boundary in boundaries.iter().rev() {
+            if open == 0 {
+                break;
+            }
+            let Some(holders) = self.holders.get(&boundary.hash) else {
+                continue;
+            };
+            for (slot, _) in holders.as_slice() {
+                if let Some(matched) = out.get_mut(*slot as usize)
+                    && *matched == 0
+                {
+                    *matched = boundary.end;
+                    open -= 1;
+                }
+            }
+        }
+    }
+
+    /// How many bytes of the prompt one endpoint holds.
+    #[must_use]
+    pub fn matched(&self, slot: Slot, boundaries: &[Boundary]) -> u32 {
+        self.deepest(slot.0, boundaries).map_or(0, |(_, _, end)| end)
+    }
+
+    fn deepest(&self, slot: u32, boundaries: &[Boundary]) -> Option<(usize, u32, u32)> {
+        boundaries
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(i, b)| Some((i, self.holders.get(&b.hash)?.node_of(slot)?, b.end)))
+    }
+
+    /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it.
+    pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) {
+        if self.cache_mut(slot.0).is_none() {
+            return;
+        }
+        let (mut next, mut parent, mut end) = (0, NONE, 0);
+        if let Some((i, node, node_end)) = self.deepest(slot.0, boundaries) {
+            (next, parent, end) = (i + 1, node, node_end);
+        }
+        for boundary in boundaries.get(next..).unwrap_or_default() {
+            if boundary.end <= end && end > 0 {
+                continue;
+            }
+            parent = self.grow(slot.0, *boundary, parent, end);
+            end = boundary.end;
+        }
+        if parent != NONE {
+            self.touch(slot.0, parent, now);
+            self.shrink(slot.0);
+        }
+    }
+
+    /// Forgets what the endpoint last used at `stamp` or before: its cache turned out to have lost something of that age.
+    pub fn forget_older(&mut self, slot: Slot, stamp: Millis) {
+        while let Some(cache) = self.cache(slot.0) {
+            match self.nodes.get(cache.oldest as usize) {
+                Some(node) if node.touched <= stamp => self.evict_oldest(slot.0),
+                _ => break,
+            }
+        }
+    }
+
+    /// How long an entry lives there: the age of the oldest one, once the cache is full. `None` while it is not.
+    #[must_use]
+    pub fn oldest_use(&self, slot: Slot) -> Option<Millis> {
+        let cache = self.cache(slot.0)?;
+        if cache.used + (cache.used >> 6) < cache.capacity {
+            return None;
+        }
+        self.nodes.get(cache.oldest as usize).map(|n| n.touched)
+    }
+
+    /// Bytes of prompt that the endpoint is believed to hold.
+    #[must_use]
+    pub fn used(&self, slot: Slot) -> u64 {
+        self.cache(slot.0).map_or(0, |c| c.used)
+    }
+
+    /// Boundaries held in all.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.nodes.len() - self.free.len()
+    }
+
+    /// Boundaries evicted so far.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Equal for indexes that hold the same, in whatever order it came.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// What the endpoint holds, least recently used first, as prompts to [`Index::insert`] again: each starts at the
+    /// nearest ancestor that was given before, so nothing is told twice.
+    #[must_use]
+    pub fn chains(&self, slot: Slot) -> Vec<(Millis, Vec<Boundary>)> {
+        let mut chains = Vec::new();
+        let mut told: HashedMap<PrefixHash, ()> = HashedMap::default();
+        let mut at = self.cache(slot.0).map_or(NONE, |c| c.oldest);
+        while let Some(leaf) = self.nodes.get(at as usize) {
+            at = leaf.newer;
+            let mut chain = Vec::new();
+            let mut up = Some(leaf);
+            while let Some(node) = up {
+                chain.push(Boundary {
+                    hash: node.hash,
+                    end: node.end,
+                });
+                if told.insert(node.hash, ()).is_some() {
+                    break;
+                }
+                up = self.nodes.get(node.parent as usize);
+            }
+            chain.reverse();
+            chains.push((leaf.touched, chain));
+        }
+        chains
+    }
+
+    fn cache(&self, slot: u32) -> Option<&Cache> {
+        self.caches.get(slot as usize)?.as_ref()
+    }
+
+    fn cache_mut(&mut self, slot: u32) -> Option<&mut Cache> {
+        self.caches.get_mut(slot as usize)?.as_mut()
+    }
+
+    fn grow(&mut self, slot: u32, boundary: Boundary, parent: u32, parent_end: u32) -> u32 {
+        let node = Node {
+            hash: boundary.hash,
+            touched: Millis(0),
+            slot,
+            end: boundary.end,
+            parent,
+            children: 0,
+            older: NONE,
+            newer: NONE,
+            listed: false,
+        };
+        let id = match self.free.pop() {
+            Some(id) => {
+                if let Some(place) = self.nodes.get_mut(id as usize) {
+                    *place = node;
+                }
+                id
+            }
+            None => {
+                self.nodes.push(node);
+                (self.nodes.len() - 1) as u32
+            }
+        };
+        match self.holders.get_mut(&boundary.hash) {
+            Some(holders) => holders.add(slot, id),
+            None => {
+                self.holders.insert(boundary.hash, Holders::One((slot, id)));
+            }
+        }
+        if let Some(p) = self.nodes.get_mut(parent as usize) {
+            p.children += 1;
+        }
+        if let Some(cache) = self.cache_mut(slot) {
+            cache.used += u64::from(boundary.end.saturating_sub(parent_end));
+            cache.entries += 1;
+            let id = cache.id;
+            self.digest ^= mix(boundary.hash.0, id.0);
+        }
+        id
+    }
+
+    fn touch(&mut self, slot: u32, node: u32, now: Millis) {
+        self.unlist(slot, node);
+        let newest = self.cache(slot).map_or(NONE, |c| c.newest);
+        if let Some(n) = self.nodes.get_mut(node as usize) {
+            n.touched = now;
+            n.listed = true;
+            n.older = newest;
+            n.newer = NONE;
+        }
+        match self.nodes.get_mut(newest as usize) {
+            Some(n) => n.newer = node,
+            None => {
+                if let Some(cache) = self.cache_mut(slot) {
+                    cache.oldest = node;
+                }
+            }
+        }
+        if let Some(cache) = self.cache_mut(slot) {
+            cache.newest = node;
+        }
+    }
+
+    fn unlist(&mut self, slot: u32, node: u32) {
+        let Some(n) = self.nodes.get_mut(node as usize) else {
+            return;
+        };
+        if !std::mem::take(&mut n.listed) {
+            return;
+        }
+        let (older, newer) = (n.older, n.newer);
+        match self.nodes.get_mut(older as usize) {
+            Some(n) => n.newer = newer,
+            None => {
+                if let Some(cache) = self.cache_mut(slot) {
+                    cache.oldest = newer;
+                }
+            }
+        }
+        match self.nodes.get_mut(newer as usize) {
+            Some(n) => n.older = older,
+            None => {
+                if let Some(cache) = self.cache_mut(slot) {
+                    cache.newest = older;
+                }
+            }
+        }
+    }
+
+    fn shrink(&mut self, slot: u32) {
+        while self
+            .cache(slot)
+            .is_some_and(|c| c.oldest != NONE && (c.used > c.capacity || self.entries() > self.max_entries))
+        {
+            self.evict_oldest(slot);
+        }
+    }
+
+    /// Takes the oldest of the list: a leaf goes; a boundary that still has children only leaves the list, for it is as
+    /// recent as they are and becomes the oldest leaf when the last of them goes.
+    fn evict_oldest(&mut self, slot: u32) {
+        let Some(oldest) = self.cache(slot).map(|c| c.oldest) else {
+            return;
+        };
+        let Some(node) = self.nodes.get(oldest as usize).copied() else {
+            return;
+        };
+        self.unlist(slot, oldest);
+        if node.children > 0 {
+            return;
+        }
+        self.evicted += 1;
+        self.forget(oldest, &node);
+        let parent = node.parent;
+        let Some(p) = self.nodes.get_mut(parent as usize) else {
+            return;
+        };
+        p.children = p.children.saturating_sub(1);
+        if p.children == 0 && !p.listed {
+            self.list_as_oldest(slot, parent, node.touched);
+        }
+    }
+
+    fn list_as_oldest(&mut self, slot: u32, node: u32, touched: Millis) {
+        let oldest = self.cache(slot).map_or(NONE, |c| c.oldest);
+        if let Some(n) = self.nodes.get_mut(node as usize) {
+            n.touched = touched;
+            n.listed = true;
+            n.older = NONE;
+            n.newer = oldest;
+        }
+        match self.nodes.get_mut(oldest as usize) {
+            Some(n) => n.older = node,
+            None => {
+                if let Some(cache) = self.cache_mut(slot) {
+                    cache.newest = node;
+                }
+            }
+        }
+        if let Some(cache) = self.cache_mut(slot) {
+            cache.oldest = node;
+        }
+    }
+
+    fn forget(&mut self, id: u32, node: &Node) {
+        if self.holders.get_mut(&node.hash).is_some_and(|h| h.remove(node.slot)) {
+            self.holders.remove(&node.hash);
+        }
+        let parent_end = self.nodes.get(node.parent as usize).map_or(0, |p| p.end);
+        if let Some(cache) = self.cache_mut(node.slot) {
+            cache.used = cache
+                .used
+                .saturating_sub(u64::from(node.end.saturating_sub(parent_end)));
+            cache.entries = cache.entries.saturating_sub(1);
+            let id = cache.id;
+            self.digest ^= mix(node.hash.0, id.0);
+        }
+        self.free.push(id);
+    }
+
+    fn clear(&mut self, slot: Slot) {
+        while self.cache(slot.0).is_some_and(|c| c.oldest != NONE) {
+            self.evict_oldest(slot.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+//! The index against a naive model: one list of blocks a pod, walked as vLLM's free queue is.
+
+use super::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// vLLM's rule, spelled out: using a prompt moves each of its boundaries to the recent end, deepest first; eviction
+/// takes from the other end.
+#[derive(Default, Clone)]
+struct Naive {
+    order: Vec<(PrefixHash, u64)>,
+    capacity: u64,
+}
+
+impl Naive {
+    fn insert(&mut self, chain: &[Boundary]) {
+        for (i, b) in chain.iter().enumerate().rev() {
+            let before = i.checked_sub(1).map_or(0, |j| chain[j].end);
+            self.order.retain(|(h, _)| *h != b.hash);
+            self.order.push((b.hash, u64::from(b.end - before)));
+        }
+        while self.used() > self.capacity {
+            self.order.remove(0);
+        }
+    }
+
+    fn used(&self) -> u64 {
+        self.order.iter().map(|(_, n)| n).sum()
+    }
+
+    fn matched(&self, chain: &[Boundary]) -> u32 {
+        chain
+            .iter()
+            .take_while(|b| self.order.iter().any(|(h, _)| *h == b.hash))
+            .map(|b| b.end)
+            .last()
+            .unwrap_or(0)
+    }
+}
+
+/// A prompt: which branch is taken at each of its boundaries. Equal starts are equal prefixes.
+fn chain(branches: &[u8]) -> Vec<Boundary> {
+    let (mut hash, mut end) = (7, 0);
+    branches
+        .iter()
+        .map(|b| {
+            hash = mix(hash, u64::from(*b));
+            end += 10 + u32::from(*b % 3) * 5;
+            Boundary {
+                hash: PrefixHash(hash),
+                end,
+            }
+        })
+        .collect()
+}
+
+fn index(endpoints: u32, capacity: u64) -> Index {
+    let mut index = Index::new(1 << 20);
+    (0..endpoints).for_each(|s| index.add_endpoint(Slot(s), EndpointId(u64::from(s) + 1), capacity));
+    index
+}
+
+proptest! {
+    #[test]
+    fn evicts_as_vllm_does(
+        prompts in vec((0..3_u32, vec(0..3_u8, 1..7)), 1..80),
+        capacity in 30..400_u64,
+    ) {
+        let mut real = index(3, capacity);
+        let mut naive = vec![Naive { capacity, ..Naive::default() }; 3];
+        for (i, (slot, branches)) in prompts.iter().enumerate() {
+            let chain = chain(branches);
+            real.insert(Slot(*slot), &chain, Millis(i as u64));
+            naive[*slot as usize].insert(&chain);
+            let mut matches = Vec::new();
+            for (_, probe) in &prompts {
+                let probe = super::tests::chain(probe);
+                real.matches(&probe, &mut matches);
+                for s in 0..3 {
+                    prop_assert_eq!(matches[s], naive[s].matched(&probe));
+                    prop_assert_eq!(real.matched(Slot(s as u32), &probe), matches[s]);
+                }
+            }
+            for (s, model) in naive.iter().enumerate() {
+                prop_assert_eq!(real.used(Slot(s as u32)), model.used());
+            }
+            prop_assert_eq!(real.entries(), naive.iter().map(|n| n.order.len()).sum::<usize>());
+        }
+    }
+
+    #[test]
+    fn a_refill_rebuilds_it(prompts in vec((0..2_u32, vec(0..3_u8, 1..7)), 1..60), capacity in 50..400_u64) {
+        let mut original = index(2, capacity);
+        for (i, (slot, branches)) in prompts.iter().enumerate() {
+            original.insert(Slot(*slot), &chain(branches), Millis(i as u64));
+        }
+        let mut copy = index(2, capacity);
+        for round in 0..2 {
+            for slot in [Slot(0), Slot(1)] {
+                for (at, chain) in original.chains(slot) {
+                    copy.insert(slot, &chain, at);
+                }
+            }
+            prop_assert_eq!(copy.digest(), original.digest(), "round {}", round);
+            prop_assert_eq!(copy.entries(), original.entries());
+        }
+        // And it goes on evicting alike.
+        for branches in [[9_u8, 9, 9, 9], [8, 8, 8, 8], [7, 7, 7, 7]] {
+            original.insert(Slot(0), &chain(&branches), Millis(1000));
+            copy.insert(Slot(0), &chain(&branches), Millis(1000));
+            prop_assert_eq!(copy.digest(), original.digest());
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_removed_endpoint(prompts in vec((0..3_u32, vec(0..3_u8, 1..7)), 1..60)) {
+        let mut real = index(3, 1000);
+        for (i, (slot, branches)) in prompts.iter().enumerate() {
+            real.insert(Slot(*slot), &chain(branches), Millis(i as u64));
+        }
+        (0..3).for_each(|s| real.remove_endpoint(Slot(s)));
+        prop_assert_eq!(real.entries(), 0);
+        prop_assert_eq!(real.digest(), 0);
+        prop_assert!(real.holders.is_empty());
+    }
+}
+
+#[test]
+fn the_number_of_entries_is_bounded() {
+    let mut real = Index::new(10);
+    real.add_endpoint(Slot(0), EndpointId(1), u64::MAX);
+    for i in 0..100 {
+        real.insert(Slot(0), &chain(&[i, 1, 2]), Millis(0));
+    }
+    assert!(real.entries() <= 10);
+    assert_eq!(real.matched(Slot(0), &chain(&[99, 1, 2])), chain(&[99, 1, 2])[2].end);
+}
+
+#[test]
+fn turnover_is_known_once_the_cache_is_full() {
+    let mut real = index(1, 60);
+    real.insert(Slot(0), &chain(&[0, 0, 0]), Millis(5));
+    assert_eq!(real.oldest_use(Slot(0)), None);
+    real.insert(Slot(0), &chain(&[3, 3, 3]), Millis(9));
+    assert_eq!(real.oldest_use(Slot(0)), Some(Millis(5)));
+    real.forget_older(Slot(0), Millis(5));
+    assert_eq!((real.oldest_use(Slot(0)), real.used(Slot(0))), (None, 30));
+}
+
+#[test]
+fn an_unknown_endpoint_is_left_alone() {
+    let mut real = index(1, 60);
+    real.insert(Slot(9), &chain(&[1]), Millis(0));
+    assert_eq!((real.entries(), real.matched(Slot(9), &chain(&[1]))), (0, 0));
+}

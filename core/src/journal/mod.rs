@@ -1,0 +1,16 @@
+//! The journal: one truth for every worker, replica and restart.
+//!
+//! Each Envoy worker has its own wasm VM. What any of them routes is appended to a ring in shared data, and each folds
+//! the ring into its own view before it decides, so that all of them know what one of them did.
+//!
+//! [`record`] says what is written and how it is encoded; [`ring`] how it is appended and read without a head and
+//! without locks. Warmth from other sources (KV events of the engine, peers) comes as the same records.
+
+mod record;
+mod ring;
+
+pub use record::{Body, Record, SlotError, decode_slot, encode_slot};
+pub use ring::{Caught, Ring, Store, StoreError};
+
+#[cfg(test)]
+pub(crate) use record::tests::record as any_record;

@@ -1,0 +1,81 @@
+//! Placement: which endpoint answers soonest, and why. One file a policy, each behind [`Policy`].
+
+mod predicted_ttft;
+
+pub use predicted_ttft::{PredictedTtft, Weights};
+
+use crate::index::Slot;
+use crate::units::{EndpointId, Seconds, Tokens};
+
+/// One endpoint that may be chosen, as seen at the moment of the decision.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Its place in the view.
+    pub slot: Slot,
+    /// Who it is.
+    pub id: EndpointId,
+    /// Tokens of the prompt that it holds.
+    pub matched: Tokens,
+    /// Tokens of the prompt that it would have to compute.
+    pub uncached: Tokens,
+    /// Time until its prefill could begin.
+    pub backlog: Seconds,
+    /// Tokens a second that it prefills.
+    pub prefill_rate: f64,
+    /// Requests past their first token there.
+    pub decoding: u32,
+    /// Requests there that this gateway knows nothing of.
+    pub foreign: u32,
+    /// How long a cached prompt lives there; `None` while its cache is not full.
+    pub turnover: Option<Seconds>,
+}
+
+/// Why an endpoint was chosen. Feeds stats, log and `explain`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// It holds more of the prompt than any other.
+    Warm,
+    /// Another holds more, but this one answers sooner.
+    Spill,
+    /// Nobody holds any of it.
+    Cold,
+    /// The prompt could not be matched.
+    LoadOnly,
+    /// No endpoint to choose: Envoy's own policy decides.
+    Fallback,
+}
+
+impl Reason {
+    /// All reasons, for counters.
+    pub const ALL: [Self; 5] = [Self::Warm, Self::Spill, Self::Cold, Self::LoadOnly, Self::Fallback];
+
+    /// The name in stats and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Warm => "warm",
+            Self::Spill => "spill",
+            Self::Cold => "cold",
+            Self::LoadOnly => "load_only",
+            Self::Fallback => "fallback",
+        }
+    }
+}
+
+/// A candidate's rank.
+#[derive(Clone, Copy, Debug)]
+pub struct Ranked {
+    /// Which candidate, by its index in the list.
+    pub candidate: usize,
+    /// Its predicted time to first token, without charges that only steer.
+    pub predicted: Seconds,
+    /// What it was compared by.
+    pub cost: Seconds,
+}
+
+/// A rule of placement.
+pub trait Policy {
+    /// Ranks the candidates, best first: the first is the choice, the next are where a retry goes. `novelty` is the
+    /// hash of the first part of the prompt that nobody holds: equal for prompts that would be placed anew together.
+    fn rank(&self, candidates: &[Candidate], novelty: u64, ranked: &mut Vec<Ranked>) -> Reason;
+}

@@ -1,0 +1,207 @@
+//! Predicted time to first token: the endpoint that will answer soonest, in seconds.
+//!
+//! ```text
+//! ttft(e) = base + backlog(e) + uncached(e) / prefill_rate(e)
+//!         + decoding(e) x decode_penalty + foreign(e) x foreign_penalty
+//! cost(e) = ttft(e) + uncached(e) / prefill_rate(e) x min(1, eviction_horizon / turnover(e))
+//! ```
+//!
+//! The second line charges for what the placement evicts: tokens computed anew push out as many, and where the cache
+//! turns over fast, those would have been used again. Without it a lightly loaded pool sends everything to one pod.
+//!
+//! The warmest endpoint is left only when another is better by a ratio **and** by an absolute margin: one alone herds
+//! or thrashes. Among endpoints within `tie_ratio` of the cheapest, rendezvous hashing (Thaler and Ravishankar, 1998)
+//! of the part of the prompt that nobody holds decides, so that VMs and replicas that have not yet heard of each other
+//! choose alike.
+
+use super::{Candidate, Policy, Ranked, Reason};
+use crate::units::{Seconds, Tokens, mix};
+
+/// The weights. Times are in seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weights {
+    /// Constant part of a time to first token.
+    pub base: Seconds,
+    /// What each decoding request adds.
+    pub decode_penalty: Seconds,
+    /// What each request that is not ours adds.
+    pub foreign_penalty: Seconds,
+    /// An entry that lives at least this long after its last use is worth nothing to keep.
+    pub eviction_horizon: Seconds,
+    /// The warmest is left when it costs more than the cheapest by this factor …
+    pub spill_ratio: f64,
+    /// … and by this much.
+    pub spill_margin: Seconds,
+    /// Candidates that cost at most this factor of the cheapest are equals.
+    pub tie_ratio: f64,
+}
+
+impl Default for Weights {
+    fn default() -> Self {
+        Self {
+            base: Seconds(0.02),
+            decode_penalty: Seconds(0.001),
+            foreign_penalty: Seconds(0.05),
+            eviction_horizon: Seconds(60.0),
+            spill_ratio: 1.2,
+            spill_margin: Seconds(0.05),
+            tie_ratio: 1.1,
+        }
+    }
+}
+
+/// The policy. See the module's text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PredictedTtft {
+    /// Its weights.
+    pub weights: Weights,
+}
+
+/// A difference in matched tokens smaller than one KV block is none.
+const BLOCK: Tokens = Tokens(16);
+
+impl PredictedTtft {
+    fn judge(&self, candidate: usize, c: &Candidate) -> Ranked {
+        let w = &self.weights;
+        let prefill = if c.prefill_rate > 0.0 {
+            c.uncached.0 as f64 / c.prefill_rate
+        } else {
+            0.0
+        };
+        let predicted = w.base.0
+            + c.backlog.0
+            + prefill
+            + f64::from(c.decoding) * w.decode_penalty.0
+            + f64::from(c.foreign) * w.foreign_penalty.0;
+        let evicts = c
+            .turnover
+            .map_or(0.0, |t| (w.eviction_horizon.0 / t.0.max(0.001)).min(1.0));
+        Ranked {
+            candidate,
+            predicted: Seconds(predicted),
+            cost: Seconds(predicted + prefill * evicts),
+        }
+    }
+}
+
+impl Policy for PredictedTtft {
+    fn rank(&self, candidates: &[Candidate], novelty: u64, ranked: &mut Vec<Ranked>) -> Reason {
+        ranked.clear();
+        ranked.extend(candidates.iter().enumerate().map(|(i, c)| self.judge(i, c)));
+        let Some(cheapest) = ranked.iter().map(|r| r.cost.0).reduce(f64::min) else {
+            return Reason::Fallback;
+        };
+        let matched = |r: &Ranked| candidates.get(r.candidate).map_or(Tokens(0), |c| c.matched);
+        let weight = |r: &Ranked| candidates.get(r.candidate).map_or(0, |c| mix(novelty, c.id.0));
+        // Equals first among themselves by rendezvous, then by cost.
+        let equal = cheapest * self.weights.tie_ratio;
+        ranked.sort_unstable_by(|a, b| {
+            let (a_equal, b_equal) = (a.cost.0 <= equal, b.cost.0 <= equal);
+            if a_equal && b_equal {
+                weight(b).cmp(&weight(a))
+            } else {
+                a.cost.0.total_cmp(&b.cost.0)
+            }
+        });
+        let most = ranked.iter().map(matched).max().unwrap_or_default();
+        if most < BLOCK {
+            return Reason::Cold;
+        }
+        let is_warmest = |r: &Ranked| most.saturating_sub(matched(r)) < BLOCK;
+        let warmest = ranked.iter().position(is_warmest).unwrap_or(0);
+        let dear = ranked.get(warmest).map_or(0.0, |r| r.cost.0);
+        if dear > cheapest * self.weights.spill_ratio && dear > cheapest + self.weights.spill_margin.0 {
+            return Reason::Spill;
+        }
+        let warmest = ranked.remove(warmest);
+        ranked.insert(0, warmest);
+        Reason::Warm
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::Slot;
+    use crate::units::EndpointId;
+
+    fn candidate(n: u32, matched: u64, backlog: f64) -> Candidate {
+        Candidate {
+            slot: Slot(n),
+            id: EndpointId(u64::from(n) * 77 + 5),
+            matched: Tokens(matched),
+            uncached: Tokens(10_000 - matched),
+            backlog: Seconds(backlog),
+            prefill_rate: 10_000.0,
+            decoding: 0,
+            foreign: 0,
+            turnover: None,
+        }
+    }
+
+    fn choose(candidates: &[Candidate], novelty: u64) -> (Reason, Vec<u32>) {
+        let mut ranked = Vec::new();
+        let reason = PredictedTtft::default().rank(candidates, novelty, &mut ranked);
+        (reason, ranked.iter().map(|r| candidates[r.candidate].slot.0).collect())
+    }
+
+    #[test]
+    fn the_warm_one_is_chosen() {
+        assert_eq!(
+            choose(&[candidate(0, 0, 0.0), candidate(1, 9_900, 0.0)], 1),
+            (Reason::Warm, vec![1, 0])
+        );
+    }
+
+    #[test]
+    fn a_small_advantage_does_not_leave_the_warm_one() {
+        // 1.03 s at the idle cold one, 1.05 s at the busy warm one.
+        assert_eq!(
+            choose(&[candidate(0, 0, 0.0), candidate(1, 9_900, 1.0)], 1).0,
+            Reason::Warm
+        );
+    }
+
+    #[test]
+    fn a_busy_warm_one_is_left() {
+        assert_eq!(
+            choose(&[candidate(0, 0, 0.0), candidate(1, 9_900, 3.0)], 1),
+            (Reason::Spill, vec![0, 1])
+        );
+    }
+
+    #[test]
+    fn cold_prompts_spread_and_equal_ones_meet() {
+        let idle: Vec<_> = (0..4).map(|n| candidate(n, 0, 0.0)).collect();
+        let mut firsts: Vec<_> = (0..100).map(|novelty| choose(&idle, novelty).1[0]).collect();
+        assert_eq!(choose(&idle, 42).1, choose(&idle, 42).1);
+        firsts.sort_unstable();
+        firsts.dedup();
+        assert_eq!(firsts, [0, 1, 2, 3]);
+        assert_eq!(choose(&idle, 3).0, Reason::Cold);
+    }
+
+    #[test]
+    fn a_thrashing_cache_is_charged() {
+        let mut full = candidate(0, 0, 0.0);
+        full.turnover = Some(Seconds(10.0));
+        let empty = candidate(1, 0, 0.2);
+        for novelty in 0..20 {
+            assert_eq!(choose(&[full, empty], novelty).1, [1, 0]);
+        }
+    }
+
+    #[test]
+    fn a_slow_endpoint_is_avoided() {
+        let mut slow = candidate(0, 0, 0.0);
+        slow.prefill_rate = 1000.0;
+        for novelty in 0..20 {
+            assert_eq!(choose(&[slow, candidate(1, 0, 0.5)], novelty).1[0], 1);
+        }
+    }
+
+    #[test]
+    fn nobody_to_choose_is_a_fallback() {
+        assert_eq!(choose(&[], 1), (Reason::Fallback, vec![]));
+    }
+}

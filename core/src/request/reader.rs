@@ -1,0 +1,411 @@
+//! The reader: scanner events of a body in, [`Prompt`] out.
+
+use super::canonical::{Canonical, Digest, Out, Shape};
+use super::fields::{ApiKind, Member};
+use super::{LoadOnly, Prompt};
+use crate::json::{Container, JsonError, Scanner, Sink};
+use crate::prefix::PrefixHasher;
+use crate::units::mix;
+
+/// Longest model name that is kept. Longer ones cannot name a pool.
+const MODEL_LIMIT: usize = 512;
+
+/// Reads one request body, chunk by chunk.
+#[derive(Debug)]
+pub struct Reader {
+    scanner: Scanner,
+    body: Body,
+    seen: u64,
+}
+
+impl Reader {
+    /// A reader for a body of `api`.
+    #[must_use]
+    pub fn new(api: ApiKind) -> Self {
+        Self {
+            scanner: Scanner::default(),
+            body: Body::new(api),
+            seen: 0,
+        }
+    }
+
+    /// Reads the next chunk. Errors are kept for [`Reader::finish`]: a request is never refused here.
+    #[inline]
+    pub fn feed(&mut self, chunk: &[u8]) {
+        self.seen += chunk.len() as u64;
+        if self.body.barred.is_none()
+            && let Err(error) = self.scanner.feed(chunk, &mut self.body)
+        {
+            self.body.bar(error.into());
+        }
+    }
+
+    /// Whether nothing that is still to come can change what [`Reader::finish`] will say.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.body.barred.is_some() || self.scanner.is_complete()
+    }
+
+    /// Bytes of body read.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.seen
+    }
+
+    /// The model, as soon as it was read: a request that is placed by load alone still has its pool.
+    #[must_use]
+    pub fn model(&self) -> Option<&str> {
+        self.body.model.as_deref()
+    }
+
+    /// The body is over.
+    ///
+    /// # Errors
+    /// [`LoadOnly`] when there is no prompt to match in it.
+    pub fn finish(&mut self) -> Result<Prompt, LoadOnly> {
+        if self.seen == 0 {
+            return Err(LoadOnly::Empty);
+        }
+        if self.body.barred.is_none()
+            && let Err(error) = self.scanner.finish(&mut self.body)
+        {
+            self.body.bar(error.into());
+        }
+        self.body.prompt()
+    }
+}
+
+impl From<JsonError> for LoadOnly {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::Syntax => Self::NotJson,
+            JsonError::TooDeep => Self::TooDeep,
+            JsonError::Utf8 => Self::NotUtf8,
+        }
+    }
+}
+
+/// An identifying member's digest.
+struct Identity {
+    number: u8,
+    in_prompt: bool,
+    digest: Digest,
+}
+
+/// The text of the prompt that has boundaries.
+#[derive(Default)]
+struct Text {
+    hasher: PrefixHasher,
+    present: bool,
+}
+
+struct Body {
+    api: ApiKind,
+    member: Member,
+    key: Vec<u8>,
+    in_key: bool,
+    members_seen: u32,
+    barred: Option<LoadOnly>,
+    canonical: Canonical,
+    context: Text,
+    system: Text,
+    identities: Vec<Identity>,
+    scalar: Vec<u8>,
+    model: Option<String>,
+    model_bytes: Vec<u8>,
+    stream: bool,
+    max_tokens: Option<u32>,
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the prompt's text.
+        write!(
+            f,
+            "Body({:?}, {} bytes of context, barred: {:?})",
+            self.api,
+            self.context.hasher.len(),
+            self.barred
+        )
+    }
+}
+
+impl Body {
+    fn new(api: ApiKind) -> Self {
+        Self {
+            api,
+            member: Member::Ignored,
+            key: Vec::new(),
+            in_key: false,
+            members_seen: 0,
+            barred: None,
+            canonical: Canonical::new(Shape::Plain),
+            context: Text::default(),
+            system: Text::default(),
+            identities: Vec::new(),
+            scalar: Vec::new(),
+            model: None,
+            model_bytes: Vec::new(),
+            stream: false,
+            max_tokens: None,
+        }
+    }
+
+    fn bar(&mut self, why: LoadOnly) {
+        self.barred.get_or_insert(why);
+    }
+
+    fn begin_member(&mut self) {
+        self.member = Member::of(self.api, &self.key);
+        let bit = self.member.bit();
+        if self.members_seen & bit != 0 {
+            self.bar(LoadOnly::DuplicateMember);
+        }
+        self.members_seen |= bit;
+        let shape = match (self.member, self.api) {
+            (Member::Context, ApiKind::Completions) => Shape::Text,
+            (Member::Context, _) => Shape::Messages,
+            (Member::System, _) => Shape::Parts,
+            _ => Shape::Plain,
+        };
+        self.canonical = Canonical::new(shape);
+        if let Member::Identity { number, in_prompt } = self.member {
+            self.identities.push(Identity {
+                number,
+                in_prompt,
+                digest: Digest::default(),
+            });
+        }
+    }
+
+    /// The first token of a member's value: checks the shape that the path promises.
+    fn begin_value(&mut self, container: Option<Container>, string: bool, depth: u32) {
+        match (self.member, depth) {
+            (Member::Context, 1) => {
+                let fits = match self.api {
+                    ApiKind::Chat | ApiKind::Messages => container == Some(Container::Array),
+                    _ => container == Some(Container::Array) || string,
+                };
+                if !fits {
+                    self.bar(LoadOnly::UnknownShape);
+                }
+                self.context.present = true;
+            }
+            // A message is an object; so is an item of `input`. Texts and token numbers are only in `prompt`.
+            (Member::Context, 2) if self.api != ApiKind::Completions && container != Some(Container::Object) => {
+                self.bar(LoadOnly::UnknownShape);
+            }
+            (Member::System, 1) => {
+                if container == Some(Container::Object) {
+                    self.bar(LoadOnly::UnknownShape);
+                }
+                self.system.present = true;
+            }
+            (Member::Model, 1) if !string => self.bar(LoadOnly::UnknownShape),
+            (Member::Bars(why), 1) if string || container.is_some() => self.bar(why),
+            _ => {}
+        }
+    }
+
+    /// A value ended with `depth` containers around it.
+    fn end_value(&mut self, depth: u32) {
+        if depth == 1 {
+            match self.member {
+                Member::Context => self.context.hasher.end_of_message(),
+                Member::System => self.system.hasher.end_of_message(),
+                _ => {}
+            }
+            self.member = Member::Ignored;
+        } else if depth == 2 && self.member == Member::Context {
+            self.context.hasher.end_of_message();
+        }
+    }
+
+    fn end_scalar(&mut self, depth: u32) {
+        if depth != 1 {
+            return;
+        }
+        let null = self.scalar == b"null";
+        match self.member {
+            Member::Stream => self.stream = self.scalar == b"true",
+            Member::MaxTokens => {
+                self.max_tokens = std::str::from_utf8(&self.scalar).ok().and_then(|s| s.parse().ok());
+            }
+            // null stands for absent.
+            Member::Identity { .. } if null => {
+                self.identities.pop();
+            }
+            Member::Context | Member::System if !null => self.bar(LoadOnly::UnknownShape),
+            Member::Model if !null => self.bar(LoadOnly::UnknownShape),
+            Member::Bars(why) if !null => self.bar(why),
+            _ => {}
+        }
+    }
+
+    fn prompt(&mut self) -> Result<Prompt, LoadOnly> {
+        if let Some(why) = self.barred {
+            return Err(why);
+        }
+        if !self.context.present {
+            return Err(if self.api == ApiKind::Other {
+                LoadOnly::NoPrefix
+            } else {
+                LoadOnly::NoPrompt
+            });
+        }
+        let mut seed = mix(self.api.seed(), xxhash_rust::xxh64::xxh64(&self.model_bytes, 1));
+        let mut before = 0;
+        self.identities.sort_by_key(|i| i.number);
+        for identity in &self.identities {
+            seed = mix(seed ^ u64::from(identity.number), identity.digest.value());
+            if identity.in_prompt {
+                before += identity.digest.bytes;
+            }
+        }
+        let mut boundaries = Vec::new();
+        if self.system.present {
+            boundaries.extend(self.system.hasher.boundaries(mix(seed, 1), before));
+            before += self.system.hasher.len();
+            seed = mix(seed, self.system.hasher.digest());
+        }
+        boundaries.extend(self.context.hasher.boundaries(seed, before));
+        Ok(Prompt {
+            model: self.model.clone(),
+            boundaries,
+            bytes: u32::try_from(before + self.context.hasher.len()).unwrap_or(u32::MAX),
+            stream: self.stream,
+            max_tokens: self.max_tokens,
+        })
+    }
+
+    /// Runs `write` with the canonical form and the output of the member at hand, if it has one.
+    #[inline]
+    fn hashed(&mut self, write: impl FnOnce(&mut Canonical, &mut Target<'_>)) {
+        let mut out = match self.member {
+            Member::Context => Target::Text(&mut self.context.hasher),
+            Member::System => Target::Text(&mut self.system.hasher),
+            Member::Identity { .. } => match self.identities.last_mut() {
+                Some(identity) => Target::Digest(&mut identity.digest),
+                None => return,
+            },
+            _ => return,
+        };
+        write(&mut self.canonical, &mut out);
+    }
+}
+
+/// Where the member at hand goes.
+enum Target<'a> {
+    Text(&'a mut PrefixHasher),
+    Digest(&'a mut Digest),
+}
+
+impl Out for Target<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Text(out) => out.write(bytes),
+            Self::Digest(out) => out.write(bytes),
+        }
+    }
+}
+
+/// Depth inside a member's value: the top-level object is around everything.
+const VALUE: u32 = 1;
+
+impl Sink for Body {
+    fn open(&mut self, container: Container, depth: u32) {
+        if depth == 0 {
+            if container == Container::Array {
+                self.bar(LoadOnly::UnknownShape);
+            }
+            return;
+        }
+        self.begin_value(Some(container), false, depth);
+        self.hashed(|c, out| c.open(container, depth - VALUE, out));
+    }
+
+    fn close(&mut self, container: Container, depth: u32) {
+        if depth == 0 {
+            return;
+        }
+        self.hashed(|c, out| c.close(container, depth - VALUE, out));
+        self.end_value(depth);
+    }
+
+    fn string_start(&mut self, key: bool, depth: u32) {
+        self.in_key = key;
+        if depth == 0 {
+            self.bar(LoadOnly::UnknownShape);
+            return;
+        }
+        if key && depth == 1 {
+            self.key.clear();
+            return;
+        }
+        if !key {
+            self.begin_value(None, true, depth);
+        }
+        self.hashed(|c, out| c.string_start(key, out));
+    }
+
+    #[inline]
+    fn string_piece(&mut self, piece: &[u8]) {
+        let key = self.in_key;
+        match self.member {
+            Member::Context | Member::System | Member::Identity { .. } => {
+                self.hashed(|c, out| c.string_piece(key, piece, out));
+            }
+            Member::Model if !key => {
+                let room = MODEL_LIMIT.saturating_sub(self.model_bytes.len());
+                self.model_bytes.extend(piece.iter().take(room));
+            }
+            // Between members: the key of the next one.
+            _ if key => {
+                let room = 64_usize.saturating_sub(self.key.len());
+                self.key.extend(piece.iter().take(room));
+            }
+            _ => {}
+        }
+    }
+
+    fn string_end(&mut self, key: bool, depth: u32) {
+        if depth == 0 {
+            return;
+        }
+        if key && depth == 1 {
+            self.begin_member();
+            return;
+        }
+        self.hashed(|c, out| c.string_end(key, depth - VALUE, out));
+        if !key {
+            if self.member == Member::Model && depth == 1 {
+                self.model = String::from_utf8(self.model_bytes.clone()).ok();
+            }
+            self.end_value(depth);
+        }
+    }
+
+    fn scalar_piece(&mut self, piece: &[u8]) {
+        let room = 24_usize.saturating_sub(self.scalar.len());
+        self.scalar.extend(piece.iter().take(room));
+        self.hashed(|c, out| c.scalar_piece(piece, out));
+    }
+
+    fn scalar_end(&mut self, depth: u32) {
+        if depth == 0 {
+            self.bar(LoadOnly::UnknownShape);
+        } else {
+            self.hashed(|c, out| c.scalar_end(depth - VALUE, out));
+            if self.member == Member::Context && depth == 2 && self.api != ApiKind::Completions {
+                self.bar(LoadOnly::UnknownShape);
+            }
+            self.end_scalar(depth);
+            // Token numbers of `prompt` are not messages: boundaries stand at growing steps alone.
+            if !(depth == 2 && self.member == Member::Context) {
+                self.end_value(depth);
+            }
+        }
+        self.scalar.clear();
+    }
+}

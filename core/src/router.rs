@@ -1,0 +1,343 @@
+//! One request's way through view and policy: candidates in, decision out.
+
+use crate::config::Config;
+use crate::index::Slot;
+use crate::placement::{Candidate, Policy, PredictedTtft, Ranked, Reason};
+use crate::prefix::Boundary;
+use crate::request::Prompt;
+use crate::units::{EndpointId, Millis, Seconds, Tokens, mix};
+use crate::view::{Known, View};
+
+/// One place to send the request to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// Its place in the view.
+    pub slot: Slot,
+    /// Who it is.
+    pub id: EndpointId,
+    /// `ip:port`.
+    pub address: String,
+    /// Data-parallel rank.
+    pub rank: Option<u32>,
+    /// Tokens of the prompt that it is believed to hold.
+    pub matched: Tokens,
+    /// Its predicted time to first token.
+    pub predicted: Seconds,
+}
+
+/// What was decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// Best first: the choice, then where retries go. Empty for a fallback.
+    pub choices: Vec<Choice>,
+    /// Why.
+    pub reason: Reason,
+    /// The pool's place in the configuration.
+    pub pool: usize,
+    /// Size of the prompt by what is known of bytes and tokens.
+    pub prompt: Tokens,
+    /// The most that any candidate holds.
+    pub most_matched: Tokens,
+}
+
+/// What to place.
+#[derive(Clone, Copy, Debug)]
+pub enum Request<'a> {
+    /// A prompt that was read.
+    Prompt(&'a Prompt),
+    /// One that could not be: placed by load alone. Its model, if that much was read.
+    Load {
+        /// `model`
+        model: Option<&'a str>,
+    },
+}
+
+impl<'a> Request<'a> {
+    fn model(&self) -> Option<&'a str> {
+        match self {
+            Self::Prompt(p) => p.model.as_deref(),
+            Self::Load { model } => *model,
+        }
+    }
+}
+
+/// A prompt that nobody was asked about weighs this much: an engine has something to do for it.
+const UNKNOWN_PROMPT: Tokens = Tokens(256);
+
+/// Decides. Holds scratch memory, so that a decision allocates only its answer.
+#[derive(Debug, Default)]
+pub struct Router {
+    policy: PredictedTtft,
+    matches: Vec<u32>,
+    candidates: Vec<Candidate>,
+    ranked: Vec<Ranked>,
+}
+
+impl Router {
+    /// A router by this configuration.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            policy: PredictedTtft {
+                weights: config.placement.weights(),
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Where to send `request`, and where to try next.
+    pub fn decide(&mut self, config: &Config, view: &View, request: Request<'_>, now: Millis) -> Decision {
+        let model = request.model();
+        let pool = config.pool_of(model);
+        let (boundaries, bytes): (&[Boundary], u32) = match request {
+            Request::Prompt(p) => (&p.boundaries, p.bytes),
+            Request::Load { .. } => (&[], 0),
+        };
+        view.index().matches(boundaries, &mut self.matches);
+        self.gather(config, view, pool, model, bytes, now);
+        let most_bytes = self
+            .candidates
+            .iter()
+            .filter_map(|c| self.matches.get(c.slot.0 as usize))
+            .max();
+        let most_bytes = most_bytes.copied().unwrap_or(0);
+        let reason = match request {
+            Request::Prompt(_) => self
+                .policy
+                .rank(&self.candidates, novelty(boundaries, most_bytes), &mut self.ranked),
+            Request::Load { .. } => {
+                // Equally loaded endpoints take turns: there is no prefix by which to agree.
+                match self.policy.rank(&self.candidates, mix(now.0, 1), &mut self.ranked) {
+                    Reason::Fallback => Reason::Fallback,
+                    _ => Reason::LoadOnly,
+                }
+            }
+        };
+        let choices = self
+            .ranked
+            .iter()
+            .take(config.limits.choices)
+            .filter_map(|r| self.choice(view, r))
+            .collect();
+        Decision {
+            choices,
+            reason,
+            pool,
+            prompt: view.tokens(bytes),
+            most_matched: view.tokens(most_bytes),
+        }
+    }
+
+    fn gather(&mut self, config: &Config, view: &View, pool: usize, model: Option<&str>, bytes: u32, now: Millis) {
+        let name = config.pool_name(pool);
+        let in_pool = |k: &Known| name.is_none_or(|n| k.endpoint.pool == n);
+        let serves = |k: &Known| model.is_some_and(|m| k.endpoint.models.iter().any(|x| x == m));
+        // Who says that it serves the model comes first; if nobody says so, the engine may: it knows aliases.
+        let only_serving = view
+            .endpoints()
+            .any(|(_, k)| in_pool(k) && k.is_choosable() && serves(k));
+        self.candidates.clear();
+        for (slot, known) in view.endpoints() {
+            if !known.is_choosable() || !in_pool(known) || (only_serving && !serves(known)) {
+                continue;
+            }
+            let matched = self.matches.get(slot.0 as usize).copied().unwrap_or(0).min(bytes);
+            let uncached = if bytes == 0 {
+                UNKNOWN_PROMPT
+            } else {
+                view.tokens(bytes - matched)
+            };
+            let rate = known.prefill.value();
+            self.candidates.push(Candidate {
+                slot,
+                id: known.endpoint.id,
+                matched: view.tokens(matched),
+                uncached,
+                backlog: known.load.backlog(rate, now),
+                prefill_rate: rate,
+                decoding: known.load.decoding(),
+                foreign: known.foreign,
+                turnover: view.index().oldest_use(slot).map(|at| now.since(at)),
+            });
+        }
+    }
+
+    fn choice(&self, view: &View, ranked: &Ranked) -> Option<Choice> {
+        let candidate = self.candidates.get(ranked.candidate)?;
+        let endpoint = &view.known(candidate.slot)?.endpoint;
+        Some(Choice {
+            slot: candidate.slot,
+            id: endpoint.id,
+            address: endpoint.address.clone(),
+            rank: endpoint.rank,
+            matched: candidate.matched,
+            predicted: ranked.predicted,
+        })
+    }
+}
+
+/// The first boundary that lies well past what anybody holds (or the last one).
+fn novelty(boundaries: &[Boundary], held: u32) -> u64 {
+    let past = held.saturating_add(512);
+    boundaries
+        .iter()
+        .find(|b| b.end >= past)
+        .or(boundaries.last())
+        .map_or(0, |b| b.hash.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Body, Record};
+    use crate::request::{ApiKind, Reader};
+    use crate::table::{Endpoint, State, Table};
+    use crate::units::{Origin, RequestId};
+    use crate::view::ViewLimits;
+
+    fn endpoint(n: u64, pool: &str, models: &[&str]) -> Endpoint {
+        Endpoint {
+            id: EndpointId(n),
+            address: format!("10.0.0.{n}:80"),
+            pool: pool.into(),
+            models: models.iter().map(|m| (*m).to_owned()).collect(),
+            ..Endpoint::default()
+        }
+    }
+
+    fn view(endpoints: Vec<Endpoint>) -> View {
+        let mut view = View::new(ViewLimits::default());
+        view.apply_table(
+            &Table {
+                version: 1,
+                written_at: Millis(0),
+                endpoints,
+            },
+            Millis(0),
+        );
+        view
+    }
+
+    fn prompt(model: &str, text: &str) -> Prompt {
+        let mut reader = Reader::new(ApiKind::Chat);
+        let body = serde_json::json!({"model": model, "messages": [{"role": "user", "content": text.repeat(300)}]});
+        reader.feed(body.to_string().as_bytes());
+        reader.finish().unwrap()
+    }
+
+    fn route(view: &mut View, number: u64, to: EndpointId, p: &Prompt) {
+        let body = Body::Route {
+            endpoint: to,
+            bytes: p.bytes,
+            stream: true,
+            boundaries: p.boundaries.clone(),
+        };
+        let request = RequestId {
+            origin: Origin(1),
+            number,
+        };
+        view.fold(
+            &Record {
+                request,
+                at: Millis(1),
+                body,
+            },
+            Millis(1),
+        );
+        view.fold(
+            &Record {
+                request,
+                at: Millis(2),
+                body: Body::Void,
+            },
+            Millis(2),
+        );
+    }
+
+    fn decide(config: &Config, view: &View, p: &Prompt) -> Decision {
+        Router::new(config).decide(config, view, Request::Prompt(p), Millis(10))
+    }
+
+    #[test]
+    fn a_warm_prompt_goes_to_its_warm_endpoint() {
+        let mut view = view((1..5).map(|n| endpoint(n, "", &[])).collect());
+        let config = Config::default();
+        let p = prompt("m", "hello there ");
+        let first = decide(&config, &view, &p);
+        assert_eq!(first.reason, Reason::Cold);
+        assert_eq!(first.choices.len(), 3);
+        route(&mut view, 1, EndpointId(3), &p);
+        let second = decide(&config, &view, &p);
+        assert_eq!((second.reason, second.choices[0].id), (Reason::Warm, EndpointId(3)));
+        assert_eq!(second.choices[0].matched, second.prompt);
+    }
+
+    #[test]
+    fn pools_and_models_bound_the_choice() {
+        let config = Config::parse(
+            br#"{"pools": [{"name": "a", "models": ["x", "x-*"]}, {"name": "b", "models": ["y"]}, {"name": "c"}]}"#,
+        )
+        .unwrap();
+        let view = view(vec![
+            endpoint(1, "a", &["x", "x-lora"]),
+            endpoint(2, "a", &["x"]),
+            endpoint(3, "b", &["y"]),
+            endpoint(4, "c", &[]),
+        ]);
+        let of = |model| {
+            let mut ids: Vec<_> = decide(&config, &view, &prompt(model, "t"))
+                .choices
+                .iter()
+                .map(|c| c.id.0)
+                .collect();
+            ids.sort_unstable();
+            ids
+        };
+        assert_eq!(of("x"), [1, 2]);
+        assert_eq!(of("x-lora"), [1]);
+        assert_eq!(of("x-unknown"), [1, 2]);
+        assert_eq!(of("y"), [3]);
+        assert_eq!(of("other"), [4]);
+    }
+
+    #[test]
+    fn only_healthy_endpoints_are_chosen() {
+        let mut endpoints: Vec<_> = (1..5).map(|n| endpoint(n, "", &[])).collect();
+        endpoints[0].state = State::Draining;
+        endpoints[1].state = State::Failing;
+        endpoints[2].state = State::Late;
+        let view = view(endpoints);
+        let mut ids: Vec<_> = decide(&Config::default(), &view, &prompt("m", "t"))
+            .choices
+            .iter()
+            .map(|c| c.id.0)
+            .collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [3, 4]);
+    }
+
+    #[test]
+    fn without_endpoints_envoy_decides() {
+        let decision = decide(&Config::default(), &view(vec![]), &prompt("m", "t"));
+        assert_eq!((decision.reason, decision.choices.len()), (Reason::Fallback, 0));
+    }
+
+    #[test]
+    fn an_unread_prompt_goes_by_load_and_takes_turns() {
+        let view = view((1..5).map(|n| endpoint(n, "", &[])).collect());
+        let config = Config::default();
+        let mut router = Router::new(&config);
+        let mut ids: Vec<_> = (0..50)
+            .map(|t| {
+                router
+                    .decide(&config, &view, Request::Load { model: None }, Millis(t))
+                    .choices[0]
+                    .id
+                    .0
+            })
+            .collect();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids, [1, 2, 3, 4]);
+    }
+}

@@ -1,0 +1,434 @@
+//! The view: journal and table folded into what a decision needs. Equal records in equal order give equal views, in
+//! every VM and in the sidecar.
+
+use crate::index::{HashedMap, Index, Slot};
+use crate::journal::{Body, Record, encode_slot};
+use crate::learned::{LogAverage, prefill_rate};
+use crate::load::Load;
+use crate::prefix::Boundary;
+use crate::table::{Endpoint, State, Table};
+use crate::units::{EndpointId, Millis, Origin, RequestId, Seconds, Tokens, mix};
+
+/// Bounds and priors. All memory of a view is bounded by these.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ViewLimits {
+    /// Boundaries in the index, over all endpoints.
+    pub max_entries: usize,
+    /// Requests in flight that are kept track of.
+    pub max_in_flight: usize,
+    /// A request not over after this long is forgotten: its `done` was lost.
+    pub in_flight_expiry: Seconds,
+    /// Cache size of an endpoint that does not tell its own.
+    pub default_capacity: Tokens,
+    /// Prefill rate until the first sample, tokens a second.
+    pub prior_prefill_rate: f64,
+    /// Canonical bytes a token until the first sample.
+    pub prior_bytes_per_token: f64,
+    /// Constant part of a time to first token: network, tokenizer, one engine step.
+    pub base_ttft: Seconds,
+}
+
+impl Default for ViewLimits {
+    fn default() -> Self {
+        Self {
+            max_entries: 500_000,
+            max_in_flight: 65_536,
+            in_flight_expiry: Seconds(600.0),
+            default_capacity: Tokens(400_000),
+            prior_prefill_rate: 8_000.0,
+            prior_bytes_per_token: 4.0,
+            base_ttft: Seconds(0.02),
+        }
+    }
+}
+
+/// What is known of one endpoint.
+#[derive(Debug)]
+pub struct Known {
+    /// As the table has it.
+    pub endpoint: Endpoint,
+    /// What the journal says is in flight.
+    pub load: Load,
+    /// Requests seen at the last scrape that the journal knows nothing of: other gateways' or direct clients'.
+    pub foreign: u32,
+    /// Tokens a second that it prefills.
+    pub prefill: LogAverage,
+    /// Requests routed to it, ever.
+    pub routed: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    slot: Slot,
+    endpoint: EndpointId,
+    at: Millis,
+    bytes: u32,
+    uncached: Tokens,
+    streams: bool,
+    decoding: bool,
+    /// The endpoint had nothing in prefill when it was routed: its first token shows the prefill rate.
+    met_no_queue: bool,
+}
+
+/// The view. See the module's text.
+#[derive(Debug)]
+pub struct View {
+    limits: ViewLimits,
+    index: Index,
+    known: Vec<Option<Known>>,
+    by_id: HashedMap<EndpointId, Slot>,
+    in_flight: HashedMap<(u64, u64), InFlight>,
+    bytes_per_token: LogAverage,
+    prefill: LogAverage,
+    table_version: u64,
+    table_at: Millis,
+    last_sweep: Millis,
+}
+
+impl View {
+    /// A view that knows nothing.
+    #[must_use]
+    pub fn new(limits: ViewLimits) -> Self {
+        Self {
+            index: Index::new(limits.max_entries),
+            known: Vec::new(),
+            by_id: HashedMap::default(),
+            in_flight: HashedMap::default(),
+            bytes_per_token: LogAverage::new(limits.prior_bytes_per_token),
+            prefill: LogAverage::new(limits.prior_prefill_rate),
+            table_version: 0,
+            table_at: Millis(0),
+            last_sweep: Millis(0),
+            limits,
+        }
+    }
+
+    /// Takes over a table: new endpoints come, vanished ones are forgotten with all that they held.
+    pub fn apply_table(&mut self, table: &Table, now: Millis) {
+        self.table_version = table.version;
+        self.table_at = now;
+        let mut kept = vec![false; self.known.len()];
+        for endpoint in &table.endpoints {
+            let slot = self
+                .by_id
+                .get(&endpoint.id)
+                .copied()
+                .unwrap_or_else(|| self.add(endpoint));
+            if let Some(mark) = kept.get_mut(slot.0 as usize) {
+                *mark = true;
+            }
+            let capacity = self.capacity_bytes(endpoint);
+            if let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) {
+                known.foreign = (endpoint.load.running.saturating_add(endpoint.load.waiting))
+                    .saturating_sub(known.load.in_flight());
+                known.endpoint = endpoint.clone();
+            }
+            self.index.set_capacity(slot, capacity);
+        }
+        for (i, kept) in kept.into_iter().enumerate() {
+            if !kept && let Some(known) = self.known.get_mut(i).and_then(Option::take) {
+                self.index.remove_endpoint(Slot(i as u32));
+                self.by_id.remove(&known.endpoint.id);
+            }
+        }
+    }
+
+    fn add(&mut self, endpoint: &Endpoint) -> Slot {
+        let at = self.known.iter().position(Option::is_none).unwrap_or(self.known.len());
+        let slot = Slot(at as u32);
+        let known = Known {
+            endpoint: endpoint.clone(),
+            load: Load::default(),
+            foreign: 0,
+            // What its peers show is a better guess than the prior.
+            prefill: LogAverage::new(self.prefill.value()),
+            routed: 0,
+        };
+        match self.known.get_mut(at) {
+            Some(place) => *place = Some(known),
+            None => self.known.push(Some(known)),
+        }
+        self.by_id.insert(endpoint.id, slot);
+        self.index
+            .add_endpoint(slot, endpoint.id, self.capacity_bytes(endpoint));
+        slot
+    }
+
+    fn capacity_bytes(&self, endpoint: &Endpoint) -> u64 {
+        let tokens = if endpoint.capacity.0 > 0 {
+            endpoint.capacity
+        } else {
+            self.limits.default_capacity
+        };
+        (tokens.0 as f64 * self.bytes_per_token.value()) as u64
+    }
+
+    /// Folds one record. `now` is the host's clock and only guards against records from the future.
+    pub fn fold(&mut self, record: &Record, now: Millis) {
+        let at = record.at.min(now);
+        let key = (record.request.origin.0, record.request.number);
+        match &record.body {
+            Body::Route {
+                endpoint,
+                bytes,
+                stream,
+                boundaries,
+            } => {
+                self.route(key, *endpoint, *bytes, *stream, boundaries, at);
+            }
+            Body::Extend { bytes, boundaries } => self.extend(key, *bytes, boundaries, at),
+            Body::FirstToken { ttft } => self.first_token(key, *ttft, at),
+            Body::Done { prompt, .. } => self.done(key, *prompt, at),
+            Body::Void => {
+                self.end(key, at);
+            }
+            Body::Warm { endpoint, boundaries } => {
+                if let Some(slot) = self.by_id.get(endpoint) {
+                    self.index.insert(*slot, boundaries, at);
+                }
+            }
+            Body::Table { .. } | Body::RefillWanted => {}
+        }
+        if at.since(self.last_sweep).0 > 10.0 {
+            self.sweep(at);
+        }
+    }
+
+    fn route(
+        &mut self,
+        key: (u64, u64),
+        id: EndpointId,
+        bytes: u32,
+        streams: bool,
+        boundaries: &[Boundary],
+        at: Millis,
+    ) {
+        let Some(slot) = self.by_id.get(&id).copied() else {
+            return;
+        };
+        // A request that Envoy sent elsewhere after all is routed a second time.
+        self.end(key, at);
+        let uncached = self.tokens(bytes.saturating_sub(self.index.matched(slot, boundaries)));
+        self.index.insert(slot, boundaries, at);
+        let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let rate = known.prefill.value();
+        let met_no_queue = known.load.in_flight() == known.load.decoding() && known.foreign == 0;
+        known.load.routed(uncached, streams, rate, at);
+        known.routed += 1;
+        if self.in_flight.len() < self.limits.max_in_flight {
+            let entry = InFlight {
+                slot,
+                endpoint: id,
+                at,
+                bytes,
+                uncached,
+                streams,
+                decoding: false,
+                met_no_queue,
+            };
+            self.in_flight.insert(key, entry);
+        } else if let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) {
+            // Not kept track of, so it must not stay in the load for ever.
+            known.load.ended(uncached, streams, false, rate, at);
+        }
+    }
+
+    fn extend(&mut self, key: (u64, u64), bytes: u32, boundaries: &[Boundary], at: Millis) {
+        let Some(entry) = self.in_flight.get_mut(&key) else {
+            return;
+        };
+        entry.bytes = bytes;
+        if let Some(slot) = self.by_id.get(&entry.endpoint) {
+            self.index.insert(*slot, boundaries, at);
+        }
+    }
+
+    fn first_token(&mut self, key: (u64, u64), ttft: Seconds, at: Millis) {
+        let Some(entry) = self.in_flight.get_mut(&key) else {
+            return;
+        };
+        if std::mem::replace(&mut entry.decoding, true) {
+            return;
+        }
+        let entry = *entry;
+        let Some(known) = current(&mut self.known, &entry) else {
+            return;
+        };
+        known
+            .load
+            .first_token(entry.uncached, entry.streams, known.prefill.value(), at);
+        if entry.met_no_queue
+            && let Some(rate) = prefill_rate(entry.uncached, ttft, self.limits.base_ttft)
+        {
+            known.prefill.add(rate);
+            self.prefill.add(rate);
+        }
+    }
+
+    fn done(&mut self, key: (u64, u64), prompt: Option<Tokens>, at: Millis) {
+        let Some(entry) = self.end(key, at) else { return };
+        if let Some(tokens) = prompt
+            && tokens.0 >= 64
+            && entry.bytes > 0
+        {
+            self.bytes_per_token.add(f64::from(entry.bytes) / tokens.0 as f64);
+        }
+    }
+
+    fn end(&mut self, key: (u64, u64), at: Millis) -> Option<InFlight> {
+        let entry = self.in_flight.remove(&key)?;
+        if let Some(known) = current(&mut self.known, &entry) {
+            let rate = known.prefill.value();
+            known
+                .load
+                .ended(entry.uncached, entry.streams, entry.decoding, rate, at);
+        }
+        Some(entry)
+    }
+
+    fn sweep(&mut self, at: Millis) {
+        self.last_sweep = at;
+        let expiry = self.limits.in_flight_expiry;
+        let over: Vec<_> = self
+            .in_flight
+            .iter()
+            .filter(|(_, e)| at.since(e.at) > expiry)
+            .map(|(k, _)| *k)
+            .collect();
+        for key in over {
+            self.end(key, at);
+        }
+    }
+
+    /// All that the endpoints hold, as slots of warmth-only records, each at most about `slot_bytes` long.
+    #[must_use]
+    pub fn refill(&self, origin: Origin, slot_bytes: usize) -> Vec<Vec<u8>> {
+        let mut slots = Vec::new();
+        let mut batch = Vec::new();
+        let mut size = 0;
+        for (i, known) in self.known.iter().enumerate() {
+            let Some(known) = known else { continue };
+            for (at, boundaries) in self.index.chains(Slot(i as u32)) {
+                size += 40 + boundaries.len() * 10;
+                let body = Body::Warm {
+                    endpoint: known.endpoint.id,
+                    boundaries,
+                };
+                batch.push(Record {
+                    request: RequestId { origin, number: 0 },
+                    at,
+                    body,
+                });
+                if size >= slot_bytes {
+                    slots.push(encode_slot(&std::mem::take(&mut batch)));
+                    size = 0;
+                }
+            }
+        }
+        if !batch.is_empty() {
+            slots.push(encode_slot(&batch));
+        }
+        slots
+    }
+
+    /// Canonical bytes as tokens, by what answers have shown.
+    #[must_use]
+    pub fn tokens(&self, bytes: u32) -> Tokens {
+        Tokens((f64::from(bytes) / self.bytes_per_token.value().max(0.1)) as u64)
+    }
+
+    /// The endpoints, with their slots.
+    pub fn endpoints(&self) -> impl Iterator<Item = (Slot, &Known)> {
+        self.known
+            .iter()
+            .enumerate()
+            .filter_map(|(i, k)| Some((Slot(i as u32), k.as_ref()?)))
+    }
+
+    /// One endpoint.
+    #[must_use]
+    pub fn known(&self, slot: Slot) -> Option<&Known> {
+        self.known.get(slot.0 as usize)?.as_ref()
+    }
+
+    /// The endpoint that Envoy knows as `address` (ip:port); of several ranks, the first.
+    #[must_use]
+    pub fn by_address(&self, address: &str) -> Option<(Slot, &Known)> {
+        self.endpoints().find(|(_, k)| k.endpoint.address == address)
+    }
+
+    /// The index.
+    #[must_use]
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The version of the table in force; 0 before the first.
+    #[must_use]
+    pub fn table_version(&self) -> u64 {
+        self.table_version
+    }
+
+    /// When the table in force came.
+    #[must_use]
+    pub fn table_at(&self) -> Millis {
+        self.table_at
+    }
+
+    /// Requests in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Learned bytes a token and prefill rate (tokens a second).
+    #[must_use]
+    pub fn learned(&self) -> (f64, f64) {
+        (self.bytes_per_token.value(), self.prefill.value())
+    }
+
+    /// Bounds and priors.
+    #[must_use]
+    pub fn limits(&self) -> &ViewLimits {
+        &self.limits
+    }
+
+    /// Whether there is any endpoint to choose.
+    #[must_use]
+    pub fn has_choice(&self) -> bool {
+        self.endpoints().any(|(_, k)| k.endpoint.state.is_choosable())
+    }
+
+    /// Equal for views that hold the same.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        mix(self.index.digest(), self.in_flight.len() as u64)
+    }
+}
+
+/// The endpoint of an in-flight request, unless its slot was given to another one since.
+fn current<'a>(known: &'a mut [Option<Known>], entry: &InFlight) -> Option<&'a mut Known> {
+    known
+        .get_mut(entry.slot.0 as usize)?
+        .as_mut()
+        .filter(|k| k.endpoint.id == entry.endpoint)
+}
+
+impl Known {
+    /// Whether new requests may go there.
+    #[must_use]
+    pub fn is_choosable(&self) -> bool {
+        self.endpoint.state.is_choosable()
+    }
+
+    /// Whether the table's load figures are fresh.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.endpoint.state == State::Ready
+    }
+}
+
+#[cfg(test)]
+mod tests;

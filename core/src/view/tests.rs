@@ -1,0 +1,205 @@
+//! Folding: equal logs give equal views, and nothing leaks.
+
+use super::*;
+use crate::journal::decode_slot;
+use crate::units::PrefixHash;
+use proptest::prelude::*;
+
+fn table(version: u64, endpoints: &[u64]) -> Table {
+    let endpoints = endpoints
+        .iter()
+        .map(|n| Endpoint {
+            id: EndpointId(*n),
+            address: format!("10.0.0.{n}:8000"),
+            capacity: Tokens(1000),
+            ..Endpoint::default()
+        })
+        .collect();
+    Table {
+        version,
+        written_at: Millis(0),
+        endpoints,
+    }
+}
+
+fn prompt(n: u64) -> Vec<Boundary> {
+    (1..5)
+        .map(|i| Boundary {
+            hash: PrefixHash(mix(n, i)),
+            end: i as u32 * 400,
+        })
+        .collect()
+}
+
+fn record(number: u64, at: u64, body: Body) -> Record {
+    Record {
+        request: RequestId {
+            origin: Origin(1),
+            number,
+        },
+        at: Millis(at),
+        body,
+    }
+}
+
+fn route(endpoint: u64, n: u64) -> Body {
+    Body::Route {
+        endpoint: EndpointId(endpoint),
+        bytes: 1600,
+        stream: true,
+        boundaries: prompt(n),
+    }
+}
+
+fn view() -> View {
+    let mut v = View::new(ViewLimits::default());
+    v.apply_table(&table(1, &[1, 2, 3]), Millis(0));
+    v
+}
+
+fn slot(v: &View, endpoint: u64) -> Slot {
+    v.by_id[&EndpointId(endpoint)]
+}
+
+#[test]
+fn a_route_makes_warm_and_busy() {
+    let mut v = view();
+    v.fold(&record(1, 10, route(2, 7)), Millis(10));
+    let two = slot(&v, 2);
+    assert_eq!(v.index().matched(two, &prompt(7)), 1600);
+    assert_eq!(v.index().matched(slot(&v, 1), &prompt(7)), 0);
+    let load = v.known(two).unwrap().load;
+    assert_eq!(load.in_flight(), 1);
+    assert!((load.backlog(8000.0, Millis(10)).0 - 0.05).abs() < 1e-9);
+    v.fold(&record(1, 60, Body::FirstToken { ttft: Seconds(0.05) }), Millis(60));
+    assert_eq!(v.known(two).unwrap().load.decoding(), 1);
+    let done = Body::Done {
+        prompt: Some(Tokens(400)),
+        cached: None,
+        output: None,
+    };
+    v.fold(&record(1, 90, done), Millis(90));
+    assert_eq!((v.known(two).unwrap().load.in_flight(), v.in_flight()), (0, 0));
+}
+
+#[test]
+fn a_route_elsewhere_moves_the_load() {
+    let mut v = view();
+    v.fold(&record(1, 10, route(2, 7)), Millis(10));
+    v.fold(&record(1, 11, Body::Void), Millis(11));
+    v.fold(&record(1, 11, route(3, 7)), Millis(11));
+    let in_flight = |n| v.known(slot(&v, n)).unwrap().load.in_flight();
+    assert_eq!((in_flight(2), in_flight(3), v.in_flight()), (0, 1, 1));
+}
+
+#[test]
+fn a_vanished_endpoint_is_forgotten_and_its_requests_end_harmlessly() {
+    let mut v = view();
+    v.fold(&record(1, 10, route(2, 7)), Millis(10));
+    v.apply_table(&table(2, &[1, 3]), Millis(20));
+    v.apply_table(&table(3, &[1, 3, 9]), Millis(30));
+    assert_eq!(v.index().matched(slot(&v, 9), &prompt(7)), 0);
+    v.fold(
+        &record(
+            1,
+            40,
+            Body::Done {
+                prompt: None,
+                cached: None,
+                output: None,
+            },
+        ),
+        Millis(40),
+    );
+    assert_eq!(v.known(slot(&v, 9)).unwrap().load.in_flight(), 0);
+    assert_eq!((v.in_flight(), v.index().entries()), (0, 0));
+}
+
+#[test]
+fn scraped_load_counts_only_what_the_journal_does_not_know() {
+    let mut v = view();
+    v.fold(&record(1, 10, route(2, 7)), Millis(10));
+    let mut t = table(2, &[1, 2, 3]);
+    t.endpoints[1].load = crate::table::Load {
+        running: 1,
+        waiting: 4,
+        kv_usage: 0.1,
+    };
+    v.apply_table(&t, Millis(20));
+    assert_eq!(v.known(slot(&v, 2)).unwrap().foreign, 4);
+}
+
+#[test]
+fn a_lost_done_expires() {
+    let mut v = view();
+    v.fold(&record(1, 10, route(2, 7)), Millis(10));
+    v.fold(&record(2, 700_000, route(2, 8)), Millis(700_000));
+    assert_eq!((v.in_flight(), v.known(slot(&v, 2)).unwrap().load.in_flight()), (1, 1));
+}
+
+#[test]
+fn prefill_rate_and_bytes_per_token_are_learned() {
+    let mut v = view();
+    for n in 0..20 {
+        let at = n * 10_000;
+        let boundaries = vec![Boundary {
+            hash: PrefixHash(mix(99, n)),
+            end: 8000,
+        }];
+        let body = Body::Route {
+            endpoint: EndpointId(1),
+            bytes: 8000,
+            stream: true,
+            boundaries,
+        };
+        v.fold(&record(n, at, body), Millis(at));
+        let took = Seconds(0.02 + v.tokens(8000).0 as f64 / 1600.0);
+        v.fold(&record(n, at + 500, Body::FirstToken { ttft: took }), Millis(at + 500));
+        let done = Body::Done {
+            prompt: Some(Tokens(1600)),
+            cached: Some(Tokens(0)),
+            output: Some(Tokens(5)),
+        };
+        v.fold(&record(n, at + 900, done), Millis(at + 900));
+    }
+    let (bytes_per_token, rate) = v.learned();
+    assert!((bytes_per_token - 5.0).abs() < 0.01, "{bytes_per_token}");
+    assert!((rate - 1600.0).abs() < 20.0, "{rate}");
+}
+
+proptest! {
+    #[test]
+    fn equal_logs_give_equal_views_and_a_refill_gives_the_warmth(
+        steps in proptest::collection::vec((1..5_u64, 0..12_u64, 0..4_u8), 1..60)
+    ) {
+        let log: Vec<Record> = steps.iter().enumerate().map(|(i, (endpoint, n, kind))| {
+            let at = i as u64 * 100;
+            record(*n, at, match kind {
+                0 => Body::FirstToken { ttft: Seconds(0.1) },
+                1 => Body::Done { prompt: Some(Tokens(400)), cached: None, output: None },
+                _ => route(*endpoint, *n),
+            })
+        }).collect();
+        let (mut a, mut b) = (view(), view());
+        let now = Millis(1 << 40);
+        log.iter().for_each(|r| a.fold(r, now));
+        log.iter().for_each(|r| b.fold(r, now));
+        prop_assert_eq!(a.digest(), b.digest());
+        let mut fresh = view();
+        for _ in 0..2 {
+            for slot in a.refill(Origin(5), 200) {
+                decode_slot(&slot).unwrap().iter().for_each(|r| fresh.fold(r, now));
+            }
+            prop_assert_eq!(fresh.index().digest(), a.index().digest());
+        }
+        prop_assert_eq!(fresh.in_flight(), 0);
+    }
+
+    #[test]
+    fn any_record_folds_without_panic(records in proptest::collection::vec(crate::journal::any_record(), 0..30)) {
+        let mut v = view();
+        for r in &records {
+            v.fold(r, Millis(u64::MAX));
+        }
+    }
+}
