@@ -93,9 +93,7 @@ impl Answer {
     fn in_line(&mut self, mut bytes: &[u8]) {
         if self.line == Line::Name {
             let colon = memchr::memchr(b':', bytes);
-            let (name, rest) = bytes
-                .split_at_checked(colon.unwrap_or(bytes.len()))
-                .unwrap_or((bytes, &[]));
+            let (name, rest) = bytes.split_at_checked(colon.unwrap_or(bytes.len())).unwrap_or((bytes, &[]));
             let room = 8_usize.saturating_sub(self.name.len());
             self.name.extend(name.iter().take(room));
             if colon.is_none() {
@@ -144,11 +142,7 @@ struct Object {
 impl Object {
     fn restart(&mut self) {
         let usage = Usage::default();
-        *self = Self {
-            usage,
-            key: std::mem::take(&mut self.key),
-            ..Self::default()
-        };
+        *self = Self { usage, key: std::mem::take(&mut self.key), ..Self::default() };
         self.key.clear();
     }
 
@@ -215,10 +209,7 @@ impl Sink for Object {
 
     fn scalar_end(&mut self, depth: u32) {
         let Some(at) = self.usage_at else { return };
-        let number = std::str::from_utf8(&self.number)
-            .ok()
-            .and_then(|s| s.parse().ok())
-            .map(Tokens);
+        let number = std::str::from_utf8(&self.number).ok().and_then(|s| s.parse().ok()).map(Tokens);
         self.number.clear();
         let Some(number) = number else { return };
         match self.key.as_slice() {
@@ -237,11 +228,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn usage(prompt: u64, cached: u64, output: u64) -> Usage {
-        Usage {
-            prompt: Some(Tokens(prompt)),
-            cached: Some(Tokens(cached)),
-            output: Some(Tokens(output)),
-        }
+        Usage { prompt: Some(Tokens(prompt)), cached: Some(Tokens(cached)), output: Some(Tokens(output)) }
     }
 
     /// The usage, and the byte after which the first token was seen.
@@ -281,10 +268,7 @@ mod tests {
     fn first_token_is_the_first_generated_one() {
         let at = |text: &str, mark: &str| text.find(mark).map(|i| i + text[i..].find('\n').unwrap() + 1);
         assert_eq!(read(Format::Events, CHAT, 1).1, at(CHAT, "assistant"));
-        assert_eq!(
-            read(Format::Events, RESPONSES, 1).1,
-            at(RESPONSES, "\"delta\"").map(|i| i - 1)
-        );
+        assert_eq!(read(Format::Events, RESPONSES, 1).1, at(RESPONSES, "\"delta\"").map(|i| i - 1));
         assert_eq!(read(Format::Events, MESSAGES, 1).1, at(MESSAGES, "text_delta"));
     }
 
@@ -295,13 +279,7 @@ mod tests {
             \"completion_tokens_details\":null},\"kv\":[{\"prompt_tokens\":77}]}";
         assert_eq!(read(Format::Json, text, 5).0, usage(9, 4, 3));
         let none = "{\"usage\":{\"prompt_tokens\":9,\"prompt_tokens_details\":null}}";
-        assert_eq!(
-            read(Format::Json, none, 100).0,
-            Usage {
-                prompt: Some(Tokens(9)),
-                ..Usage::default()
-            }
-        );
+        assert_eq!(read(Format::Json, none, 100).0, Usage { prompt: Some(Tokens(9)), ..Usage::default() });
         assert_eq!(read(Format::Json, "<html>", 2).0, Usage::default());
     }
 

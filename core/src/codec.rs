@@ -18,9 +18,7 @@ impl Writer {
     /// A writer with room for `capacity` bytes.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Self {
-            bytes: Vec::with_capacity(capacity),
-        }
+        Self { bytes: Vec::with_capacity(capacity) }
     }
 
     /// Goes on where `bytes` ends.
@@ -238,9 +236,6 @@ mod tests {
     #[test]
     fn an_eleven_byte_varint_is_refused() {
         assert_eq!(Reader::new(&[0xff; 11]).varint(), Err(Truncated));
-        assert_eq!(
-            Reader::new(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]).varint(),
-            Ok(u64::MAX)
-        );
+        assert_eq!(Reader::new(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]).varint(), Ok(u64::MAX));
     }
 }

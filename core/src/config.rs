@@ -205,15 +205,10 @@ impl Config {
         }
         let mut json = serde_json::Deserializer::from_slice(json);
         let config: Self = serde_path_to_error::deserialize(&mut json).map_err(|e| ConfigError {
-            path: Some(e.path().to_string())
-                .filter(|p| p != ".")
-                .unwrap_or_else(|| "the top level".to_owned()),
+            path: Some(e.path().to_string()).filter(|p| p != ".").unwrap_or_else(|| "the top level".to_owned()),
             message: e.inner().to_string(),
         })?;
-        json.end().map_err(|e| ConfigError {
-            path: "the end".to_owned(),
-            message: e.to_string(),
-        })?;
+        json.end().map_err(|e| ConfigError { path: "the end".to_owned(), message: e.to_string() })?;
         config.check()?;
         Ok(config)
     }
@@ -230,12 +225,7 @@ impl Config {
         range("placement.spill_margin_ms", p.spill_margin_ms, 0.0, 600_000.0)?;
         range("placement.tie_ratio", p.tie_ratio, 1.0, 10.0)?;
         range("placement.prior_prefill_rate", p.prior_prefill_rate, 1.0, 1e9)?;
-        range(
-            "placement.default_capacity_tokens",
-            p.default_capacity_tokens as f64,
-            1.0,
-            1e12,
-        )?;
+        range("placement.default_capacity_tokens", p.default_capacity_tokens as f64, 1.0, 1e12)?;
         range("limits.decide_at_bytes", l.decide_at_bytes as f64, 1024.0, 1e9)?;
         range("limits.max_index_entries", l.max_index_entries as f64, 1000.0, 8e6)?;
         range("limits.max_in_flight", l.max_in_flight as f64, 16.0, 4e6)?;
@@ -253,10 +243,7 @@ impl Config {
             }
         }
         if !self.path_prefix.is_empty() && (!self.path_prefix.starts_with('/') || self.path_prefix.ends_with('/')) {
-            return error(
-                "path_prefix",
-                "expected an empty string or a path such as `/llm`: a slash first, none last",
-            );
+            return error("path_prefix", "expected an empty string or a path such as `/llm`: a slash first, none last");
         }
         Ok(())
     }
@@ -270,11 +257,7 @@ impl Config {
             None => *p == model,
         };
         model
-            .and_then(|m| {
-                self.pools
-                    .iter()
-                    .position(|p| p.models.iter().any(|c| claims(&c.as_str(), m)))
-            })
+            .and_then(|m| self.pools.iter().position(|p| p.models.iter().any(|c| claims(&c.as_str(), m))))
             .or_else(|| self.pools.iter().position(|p| p.models.is_empty()))
             .unwrap_or(self.pools.len())
     }
@@ -282,19 +265,16 @@ impl Config {
     /// The name that endpoints of the pool carry, `None` when any will do.
     #[must_use]
     pub fn pool_name(&self, pool: usize) -> Option<&str> {
-        if self.pools.is_empty() {
-            None
-        } else {
-            Some(self.pools.get(pool).map_or("", |p| p.name.as_str()))
-        }
+        if self.pools.is_empty() { None } else { Some(self.pools.get(pool).map_or("", |p| p.name.as_str())) }
     }
 
     /// Names of the pools for stats: those configured, or the one that stands for all.
     pub fn pool_names(&self) -> impl Iterator<Item = &str> {
-        self.pools
-            .iter()
-            .map(|p| p.name.as_str())
-            .chain(std::iter::once(if self.pools.is_empty() { "all" } else { "none" }))
+        self.pools.iter().map(|p| p.name.as_str()).chain(std::iter::once(if self.pools.is_empty() {
+            "all"
+        } else {
+            "none"
+        }))
     }
 
     /// Bounds and priors of the view.
@@ -324,18 +304,12 @@ fn name(path: &str, value: &str) -> Result<(), ConfigError> {
     if !value.is_empty() && value.len() <= 63 && value.bytes().all(fits) {
         Ok(())
     } else {
-        error(
-            path,
-            format!("`{value}` is no name, expected 1 to 63 letters, digits, `-` or `_`"),
-        )
+        error(path, format!("`{value}` is no name, expected 1 to 63 letters, digits, `-` or `_`"))
     }
 }
 
 fn error(path: impl Into<String>, message: impl Into<String>) -> Result<(), ConfigError> {
-    Err(ConfigError {
-        path: path.into(),
-        message: message.into(),
-    })
+    Err(ConfigError { path: path.into(), message: message.into() })
 }
 
 #[cfg(test)]
@@ -358,49 +332,17 @@ mod tests {
     #[test]
     fn errors_name_the_path_and_what_was_expected() {
         for (json, path, message) in [
-            (
-                r#"{"mode": "steering"}"#,
-                "at mode:",
-                "expected one of `off`, `shadow`, `steer`",
-            ),
-            (
-                r#"{"placement": {"spill_ratio": "high"}}"#,
-                "at placement.spill_ratio:",
-                "expected f64",
-            ),
-            (
-                r#"{"placement": {"spill_ratio": 0.5}}"#,
-                "at placement.spill_ratio:",
-                "expected 1 to 1000",
-            ),
-            (
-                r#"{"placement": {"spil_ratio": 2}}"#,
-                "at placement.spil_ratio:",
-                "expected one of",
-            ),
-            (
-                r#"{"pools": [{"name": "a"}, {"models": []}]}"#,
-                "at pools[1]:",
-                "missing field `name`",
-            ),
-            (
-                r#"{"pools": [{"name": "a"}, {"name": "a"}]}"#,
-                "at pools[1].name:",
-                "expected another name",
-            ),
-            (
-                r#"{"pools": [{"name": "a", "models": [1]}]}"#,
-                "at pools[0].models[0]:",
-                "expected a string",
-            ),
+            (r#"{"mode": "steering"}"#, "at mode:", "expected one of `off`, `shadow`, `steer`"),
+            (r#"{"placement": {"spill_ratio": "high"}}"#, "at placement.spill_ratio:", "expected f64"),
+            (r#"{"placement": {"spill_ratio": 0.5}}"#, "at placement.spill_ratio:", "expected 1 to 1000"),
+            (r#"{"placement": {"spil_ratio": 2}}"#, "at placement.spil_ratio:", "expected one of"),
+            (r#"{"pools": [{"name": "a"}, {"models": []}]}"#, "at pools[1]:", "missing field `name`"),
+            (r#"{"pools": [{"name": "a"}, {"name": "a"}]}"#, "at pools[1].name:", "expected another name"),
+            (r#"{"pools": [{"name": "a", "models": [1]}]}"#, "at pools[0].models[0]:", "expected a string"),
             (r#"{"steer_percent": 101}"#, "at steer_percent:", "expected 0 to 100"),
             (r#"{"name": "a/b"}"#, "at name:", "expected 1 to 63"),
             (r#"{"path_prefix": "llm/"}"#, "at path_prefix:", "a slash first"),
-            (
-                r#"{"limits": {"choices": 0}}"#,
-                "at limits.choices:",
-                "expected 1 to 16",
-            ),
+            (r#"{"limits": {"choices": 0}}"#, "at limits.choices:", "expected 1 to 16"),
             ("[]", "at the top level:", "expected a JSON object"),
             ("{} x", "at the end:", "trailing"),
             ("{", "", "EOF"),
@@ -414,15 +356,7 @@ mod tests {
     fn pools_are_found_by_model() {
         let c = Config::parse(br#"{"pools": [{"name": "a", "models": ["m", "l-*"]}, {"name": "b", "models": ["n"]}]}"#)
             .unwrap();
-        assert_eq!(
-            [
-                c.pool_of(Some("l-7")),
-                c.pool_of(Some("n")),
-                c.pool_of(Some("x")),
-                c.pool_of(None)
-            ],
-            [0, 1, 2, 2]
-        );
+        assert_eq!([c.pool_of(Some("l-7")), c.pool_of(Some("n")), c.pool_of(Some("x")), c.pool_of(None)], [0, 1, 2, 2]);
         assert_eq!(c.pool_name(2), Some(""));
         assert_eq!(Config::default().pool_name(0), None);
     }

@@ -71,11 +71,7 @@ impl Holders {
     fn node_of(&self, slot: u32) -> Option<u32> {
         match self {
             Self::One((s, node)) => (*s == slot).then_some(*node),
-            Self::Many(many) => many
-                .binary_search_by_key(&slot, |h| h.0)
-                .ok()
-                .and_then(|i| many.get(i))
-                .map(|h| h.1),
+            Self::Many(many) => many.binary_search_by_key(&slot, |h| h.0).ok().and_then(|i| many.get(i)).map(|h| h.1),
         }
     }
 
@@ -157,14 +153,7 @@ impl Index {
         }
         self.clear(slot);
         if let Some(cache) = self.caches.get_mut(at) {
-            *cache = Some(Cache {
-                id,
-                used: 0,
-                capacity,
-                entries: 0,
-                oldest: NONE,
-                newest: NONE,
-            });
+            *cache = Some(Cache { id, used: 0, capacity, entries: 0, oldest: NONE, newest: NONE });
         }
     }
 
@@ -221,11 +210,13 @@ impl Index {
             .find_map(|(i, b)| Some((i, self.holders.get(&b.hash)?.node_of(slot)?, b.end)))
     }
 
-    /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it.
-    pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) {
+    /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it. Returns how
+    /// many boundaries are new there.
+    pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> u32 {
         if self.cache_mut(slot.0).is_none() {
-            return;
+            return 0;
         }
+        let mut fresh = 0;
         let (mut next, mut parent, mut end) = (0, NONE, 0);
         if let Some((i, node, node_end)) = self.deepest(slot.0, boundaries) {
             (next, parent, end) = (i + 1, node, node_end);
@@ -236,10 +227,31 @@ impl Index {
             }
             parent = self.grow(slot.0, *boundary, parent, end);
             end = boundary.end;
+            fresh += 1;
         }
         if parent != NONE {
             self.touch(slot.0, parent, now);
             self.shrink(slot.0);
+        }
+        fresh
+    }
+
+    /// Takes an insert back: the prompt that ends at `last` never got there, so its `fresh` boundaries go, as far as no
+    /// other prompt has grown from them since.
+    pub fn retract(&mut self, slot: Slot, last: PrefixHash, fresh: u32) {
+        let Some(mut id) = self.holders.get(&last).and_then(|h| h.node_of(slot.0)) else {
+            return;
+        };
+        for _ in 0..fresh {
+            let Some(node) = self.nodes.get(id as usize).copied() else {
+                return;
+            };
+            if node.children > 0 {
+                return;
+            }
+            self.unlist(slot.0, id);
+            self.drop_leaf(slot.0, id, &node);
+            id = node.parent;
         }
     }
 
@@ -299,10 +311,7 @@ impl Index {
             let mut chain = Vec::new();
             let mut up = Some(leaf);
             while let Some(node) = up {
-                chain.push(Boundary {
-                    hash: node.hash,
-                    end: node.end,
-                });
+                chain.push(Boundary { hash: node.hash, end: node.end });
                 if told.insert(node.hash, ()).is_some() {
                     break;
                 }
@@ -435,11 +444,14 @@ impl Index {
             return;
         }
         self.evicted += 1;
-        self.forget(oldest, &node);
+        self.drop_leaf(slot, oldest, &node);
+    }
+
+    /// Forgets a leaf that is not listed. Its parent, if that is a leaf now, is as old as it was.
+    fn drop_leaf(&mut self, slot: u32, id: u32, node: &Node) {
+        self.forget(id, node);
         let parent = node.parent;
-        let Some(p) = self.nodes.get_mut(parent as usize) else {
-            return;
-        };
+        let Some(p) = self.nodes.get_mut(parent as usize) else { return };
         p.children = p.children.saturating_sub(1);
         if p.children == 0 && !p.listed {
             self.list_as_oldest(slot, parent, node.touched);
@@ -473,9 +485,7 @@ impl Index {
         }
         let parent_end = self.nodes.get(node.parent as usize).map_or(0, |p| p.end);
         if let Some(cache) = self.cache_mut(node.slot) {
-            cache.used = cache
-                .used
-                .saturating_sub(u64::from(node.end.saturating_sub(parent_end)));
+            cache.used = cache.used.saturating_sub(u64::from(node.end.saturating_sub(parent_end)));
             cache.entries = cache.entries.saturating_sub(1);
             let id = cache.id;
             self.digest ^= mix(node.hash.0, id.0);

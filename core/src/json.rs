@@ -130,11 +130,7 @@ impl Scanner {
         if self.inside == Inside::Scalar {
             self.end_scalar(sink)?;
         }
-        if self.is_complete() {
-            Ok(())
-        } else {
-            Err(JsonError::Syntax)
-        }
+        if self.is_complete() { Ok(()) } else { Err(JsonError::Syntax) }
     }
 
     fn scan(&mut self, mut rest: &[u8], sink: &mut impl Sink) -> Result<(), JsonError> {
@@ -184,9 +180,7 @@ impl Scanner {
                 },
                 Inside::Scalar => {
                     let end = rest.iter().position(|b| !is_scalar(*b));
-                    let (run, tail) = rest
-                        .split_at_checked(end.unwrap_or(rest.len()))
-                        .ok_or(JsonError::Syntax)?;
+                    let (run, tail) = rest.split_at_checked(end.unwrap_or(rest.len())).ok_or(JsonError::Syntax)?;
                     self.scalar.feed(run)?;
                     sink.scalar_piece(run);
                     if tail.is_empty() {
@@ -244,11 +238,7 @@ impl Scanner {
             }
             b':' if self.expect == Expect::Colon => self.expect = Expect::Value,
             b',' if self.expect == Expect::CommaOrEnd => {
-                self.expect = if self.objects & 1 == 1 {
-                    Expect::Key
-                } else {
-                    Expect::Value
-                };
+                self.expect = if self.objects & 1 == 1 { Expect::Key } else { Expect::Value };
             }
             _ if is_scalar(byte) && self.expects_value() => {
                 self.scalar = ScalarCheck::default();
@@ -265,11 +255,7 @@ impl Scanner {
     }
 
     fn after_value(&mut self) {
-        self.expect = if self.depth == 0 {
-            Expect::Nothing
-        } else {
-            Expect::CommaOrEnd
-        };
+        self.expect = if self.depth == 0 { Expect::Nothing } else { Expect::CommaOrEnd };
     }
 
     fn end_string(&mut self, sink: &mut impl Sink) {
@@ -326,10 +312,7 @@ impl Scanner {
         let digit = (byte as char).to_digit(16).ok_or(JsonError::Syntax)?;
         let value = (value << 4) | digit as u16;
         if digits < 3 {
-            self.inside = Inside::Unicode {
-                digits: digits + 1,
-                value,
-            };
+            self.inside = Inside::Unicode { digits: digits + 1, value };
             return Ok(());
         }
         self.inside = Inside::String;
@@ -493,8 +476,7 @@ mod tests {
         }
         fn string_end(&mut self, key: bool, _: u32) {
             let text = std::str::from_utf8(&self.piece).unwrap();
-            self.text
-                .extend_from_slice(serde_json::to_string(text).unwrap().as_bytes());
+            self.text.extend_from_slice(serde_json::to_string(text).unwrap().as_bytes());
             if key {
                 self.text.push(b':');
             }
@@ -594,9 +576,7 @@ mod tests {
 
     fn error(text: &[u8]) -> Option<JsonError> {
         let mut scanner = Scanner::default();
-        text.chunks(1)
-            .find_map(|c| scanner.feed(c, &mut Null).err())
-            .or_else(|| scanner.finish(&mut Null).err())
+        text.chunks(1).find_map(|c| scanner.feed(c, &mut Null).err()).or_else(|| scanner.finish(&mut Null).err())
     }
 
     #[test]

@@ -21,10 +21,7 @@ impl LogAverage {
     /// Starts at `prior`.
     #[must_use]
     pub fn new(prior: f64) -> Self {
-        Self {
-            log: prior.max(f64::MIN_POSITIVE).ln(),
-            samples: 0,
-        }
+        Self { log: prior.max(f64::MIN_POSITIVE).ln(), samples: 0 }
     }
 
     /// Takes a sample; anything but a positive finite number is left out.

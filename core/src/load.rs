@@ -81,11 +81,7 @@ impl Load {
 }
 
 fn millis(tokens: Tokens, rate: f64) -> f64 {
-    if rate > 0.0 {
-        tokens.0 as f64 * 1000.0 / rate
-    } else {
-        0.0
-    }
+    if rate > 0.0 { tokens.0 as f64 * 1000.0 / rate } else { 0.0 }
 }
 
 #[cfg(test)]

@@ -36,13 +36,7 @@ pub struct PrefixHasher {
 
 impl Default for PrefixHasher {
     fn default() -> Self {
-        Self {
-            state: Xxh64::new(0),
-            offset: 0,
-            last: 0,
-            next: MIN_STEP,
-            found: Vec::new(),
-        }
+        Self { state: Xxh64::new(0), offset: 0, last: 0, next: MIN_STEP, found: Vec::new() }
     }
 }
 
@@ -109,12 +103,7 @@ impl PrefixHasher {
 
 impl std::fmt::Debug for PrefixHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "PrefixHasher({} bytes, {} boundaries)",
-            self.offset,
-            self.found.len()
-        )
+        write!(f, "PrefixHasher({} bytes, {} boundaries)", self.offset, self.found.len())
     }
 }
 

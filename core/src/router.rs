@@ -77,12 +77,7 @@ impl Router {
     /// A router by this configuration.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        Self {
-            policy: PredictedTtft {
-                weights: config.placement.weights(),
-            },
-            ..Self::default()
-        }
+        Self { policy: PredictedTtft { weights: config.placement.weights() }, ..Self::default() }
     }
 
     /// Where to send `request`, and where to try next.
@@ -95,16 +90,10 @@ impl Router {
         };
         view.index().matches(boundaries, &mut self.matches);
         self.gather(config, view, pool, model, bytes, now);
-        let most_bytes = self
-            .candidates
-            .iter()
-            .filter_map(|c| self.matches.get(c.slot.0 as usize))
-            .max();
+        let most_bytes = self.candidates.iter().filter_map(|c| self.matches.get(c.slot.0 as usize)).max();
         let most_bytes = most_bytes.copied().unwrap_or(0);
         let reason = match request {
-            Request::Prompt(_) => self
-                .policy
-                .rank(&self.candidates, novelty(boundaries, most_bytes), &mut self.ranked),
+            Request::Prompt(_) => self.policy.rank(&self.candidates, novelty(boundaries, most_bytes), &mut self.ranked),
             Request::Load { .. } => {
                 // Equally loaded endpoints take turns: there is no prefix by which to agree.
                 match self.policy.rank(&self.candidates, mix(now.0, 1), &mut self.ranked) {
@@ -113,19 +102,8 @@ impl Router {
                 }
             }
         };
-        let choices = self
-            .ranked
-            .iter()
-            .take(config.limits.choices)
-            .filter_map(|r| self.choice(view, r))
-            .collect();
-        Decision {
-            choices,
-            reason,
-            pool,
-            prompt: view.tokens(bytes),
-            most_matched: view.tokens(most_bytes),
-        }
+        let choices = self.ranked.iter().take(config.limits.choices).filter_map(|r| self.choice(view, r)).collect();
+        Decision { choices, reason, pool, prompt: view.tokens(bytes), most_matched: view.tokens(most_bytes) }
     }
 
     fn gather(&mut self, config: &Config, view: &View, pool: usize, model: Option<&str>, bytes: u32, now: Millis) {
@@ -133,20 +111,14 @@ impl Router {
         let in_pool = |k: &Known| name.is_none_or(|n| k.endpoint.pool == n);
         let serves = |k: &Known| model.is_some_and(|m| k.endpoint.models.iter().any(|x| x == m));
         // Who says that it serves the model comes first; if nobody says so, the engine may: it knows aliases.
-        let only_serving = view
-            .endpoints()
-            .any(|(_, k)| in_pool(k) && k.is_choosable() && serves(k));
+        let only_serving = view.endpoints().any(|(_, k)| in_pool(k) && k.is_choosable() && serves(k));
         self.candidates.clear();
         for (slot, known) in view.endpoints() {
             if !known.is_choosable() || !in_pool(known) || (only_serving && !serves(known)) {
                 continue;
             }
             let matched = self.matches.get(slot.0 as usize).copied().unwrap_or(0).min(bytes);
-            let uncached = if bytes == 0 {
-                UNKNOWN_PROMPT
-            } else {
-                view.tokens(bytes - matched)
-            };
+            let uncached = if bytes == 0 { UNKNOWN_PROMPT } else { view.tokens(bytes - matched) };
             let rate = known.prefill.value();
             self.candidates.push(Candidate {
                 slot,
@@ -179,11 +151,7 @@ impl Router {
 /// The first boundary that lies well past what anybody holds (or the last one).
 fn novelty(boundaries: &[Boundary], held: u32) -> u64 {
     let past = held.saturating_add(512);
-    boundaries
-        .iter()
-        .find(|b| b.end >= past)
-        .or(boundaries.last())
-        .map_or(0, |b| b.hash.0)
+    boundaries.iter().find(|b| b.end >= past).or(boundaries.last()).map_or(0, |b| b.hash.0)
 }
 
 #[cfg(test)]
@@ -207,14 +175,7 @@ mod tests {
 
     fn view(endpoints: Vec<Endpoint>) -> View {
         let mut view = View::new(ViewLimits::default());
-        view.apply_table(
-            &Table {
-                version: 1,
-                written_at: Millis(0),
-                endpoints,
-            },
-            Millis(0),
-        );
+        view.apply_table(&Table { version: 1, written_at: Millis(0), endpoints }, Millis(0));
         view
     }
 
@@ -226,32 +187,11 @@ mod tests {
     }
 
     fn route(view: &mut View, number: u64, to: EndpointId, p: &Prompt) {
-        let body = Body::Route {
-            endpoint: to,
-            bytes: p.bytes,
-            stream: true,
-            boundaries: p.boundaries.clone(),
-        };
-        let request = RequestId {
-            origin: Origin(1),
-            number,
-        };
-        view.fold(
-            &Record {
-                request,
-                at: Millis(1),
-                body,
-            },
-            Millis(1),
-        );
-        view.fold(
-            &Record {
-                request,
-                at: Millis(2),
-                body: Body::Void,
-            },
-            Millis(2),
-        );
+        let body = Body::Route { endpoint: to, bytes: p.bytes, stream: true, boundaries: p.boundaries.clone() };
+        let request = RequestId { origin: Origin(1), number };
+        view.fold(&Record { request, at: Millis(1), body }, Millis(1));
+        let done = Body::Done { prompt: None, cached: None, output: None };
+        view.fold(&Record { request, at: Millis(2), body: done }, Millis(2));
     }
 
     fn decide(config: &Config, view: &View, p: &Prompt) -> Decision {
@@ -285,11 +225,7 @@ mod tests {
             endpoint(4, "c", &[]),
         ]);
         let of = |model| {
-            let mut ids: Vec<_> = decide(&config, &view, &prompt(model, "t"))
-                .choices
-                .iter()
-                .map(|c| c.id.0)
-                .collect();
+            let mut ids: Vec<_> = decide(&config, &view, &prompt(model, "t")).choices.iter().map(|c| c.id.0).collect();
             ids.sort_unstable();
             ids
         };
@@ -307,11 +243,8 @@ mod tests {
         endpoints[1].state = State::Failing;
         endpoints[2].state = State::Late;
         let view = view(endpoints);
-        let mut ids: Vec<_> = decide(&Config::default(), &view, &prompt("m", "t"))
-            .choices
-            .iter()
-            .map(|c| c.id.0)
-            .collect();
+        let mut ids: Vec<_> =
+            decide(&Config::default(), &view, &prompt("m", "t")).choices.iter().map(|c| c.id.0).collect();
         ids.sort_unstable();
         assert_eq!(ids, [3, 4]);
     }
@@ -328,13 +261,7 @@ mod tests {
         let config = Config::default();
         let mut router = Router::new(&config);
         let mut ids: Vec<_> = (0..50)
-            .map(|t| {
-                router
-                    .decide(&config, &view, Request::Load { model: None }, Millis(t))
-                    .choices[0]
-                    .id
-                    .0
-            })
+            .map(|t| router.decide(&config, &view, Request::Load { model: None }, Millis(t)).choices[0].id.0)
             .collect();
         ids.sort_unstable();
         ids.dedup();

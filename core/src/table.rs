@@ -203,11 +203,7 @@ impl Table {
         let endpoints = (0..r.count(1)?)
             .map(|_| Endpoint::decode(Reader::new(r.bytes()?), &names))
             .collect::<Result<Vec<_>, Truncated>>()?;
-        Ok(Self {
-            version,
-            written_at,
-            endpoints,
-        })
+        Ok(Self { version, written_at, endpoints })
     }
 }
 
@@ -298,11 +294,7 @@ mod tests {
                     state: State::from_code(state),
                     block_size,
                     capacity: Tokens(capacity),
-                    load: Load {
-                        running,
-                        waiting,
-                        kv_usage: kv,
-                    },
+                    load: Load { running, waiting, kv_usage: kv },
                 },
             )
     }

@@ -99,10 +99,7 @@ mod tests {
         assert_eq!(a, EndpointId::new("10.0.0.1:8000", None, "1"));
         assert_ne!(a, EndpointId::new("10.0.0.1:8000", None, "2"));
         assert_ne!(a, EndpointId::new("10.0.0.1:8000", Some(0), "1"));
-        assert_ne!(
-            EndpointId::new("10.0.0.1:8000", Some(1), "1"),
-            EndpointId::new("10.0.0.1:8000", Some(0), "1")
-        );
+        assert_ne!(EndpointId::new("10.0.0.1:8000", Some(1), "1"), EndpointId::new("10.0.0.1:8000", Some(0), "1"));
     }
 
     #[test]
@@ -114,10 +111,7 @@ mod tests {
     #[test]
     fn encodings_are_the_same_in_wasm_and_native() {
         // Pinned values: this test runs on both targets, so a difference between them (or a silent change) fails.
-        assert_eq!(
-            EndpointId::new("10.0.0.1:8000", Some(3), "x").0,
-            16_940_216_871_206_975_631
-        );
+        assert_eq!(EndpointId::new("10.0.0.1:8000", Some(3), "x").0, 16_940_216_871_206_975_631);
         assert_eq!(mix(0x0123_4567_89ab_cdef, 42), 14_164_205_852_011_961_040);
     }
 }

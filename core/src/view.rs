@@ -7,7 +7,7 @@ use crate::learned::{LogAverage, prefill_rate};
 use crate::load::Load;
 use crate::prefix::Boundary;
 use crate::table::{Endpoint, State, Table};
-use crate::units::{EndpointId, Millis, Origin, RequestId, Seconds, Tokens, mix};
+use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, Seconds, Tokens, mix};
 
 /// Bounds and priors. All memory of a view is bounded by these.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -66,6 +66,9 @@ struct InFlight {
     uncached: Tokens,
     streams: bool,
     decoding: bool,
+    /// The last boundary and how many were new to the endpoint: what a `void` takes back.
+    last: PrefixHash,
+    fresh: u32,
     /// The endpoint had nothing in prefill when it was routed: its first token shows the prefill rate.
     met_no_queue: bool,
 }
@@ -109,11 +112,7 @@ impl View {
         self.table_at = now;
         let mut kept = vec![false; self.known.len()];
         for endpoint in &table.endpoints {
-            let slot = self
-                .by_id
-                .get(&endpoint.id)
-                .copied()
-                .unwrap_or_else(|| self.add(endpoint));
+            let slot = self.by_id.get(&endpoint.id).copied().unwrap_or_else(|| self.add(endpoint));
             if let Some(mark) = kept.get_mut(slot.0 as usize) {
                 *mark = true;
             }
@@ -149,17 +148,12 @@ impl View {
             None => self.known.push(Some(known)),
         }
         self.by_id.insert(endpoint.id, slot);
-        self.index
-            .add_endpoint(slot, endpoint.id, self.capacity_bytes(endpoint));
+        self.index.add_endpoint(slot, endpoint.id, self.capacity_bytes(endpoint));
         slot
     }
 
     fn capacity_bytes(&self, endpoint: &Endpoint) -> u64 {
-        let tokens = if endpoint.capacity.0 > 0 {
-            endpoint.capacity
-        } else {
-            self.limits.default_capacity
-        };
+        let tokens = if endpoint.capacity.0 > 0 { endpoint.capacity } else { self.limits.default_capacity };
         (tokens.0 as f64 * self.bytes_per_token.value()) as u64
     }
 
@@ -168,19 +162,18 @@ impl View {
         let at = record.at.min(now);
         let key = (record.request.origin.0, record.request.number);
         match &record.body {
-            Body::Route {
-                endpoint,
-                bytes,
-                stream,
-                boundaries,
-            } => {
+            Body::Route { endpoint, bytes, stream, boundaries } => {
                 self.route(key, *endpoint, *bytes, *stream, boundaries, at);
             }
             Body::Extend { bytes, boundaries } => self.extend(key, *bytes, boundaries, at),
             Body::FirstToken { ttft } => self.first_token(key, *ttft, at),
             Body::Done { prompt, .. } => self.done(key, *prompt, at),
             Body::Void => {
-                self.end(key, at);
+                if let Some(entry) = self.end(key, at)
+                    && self.by_id.get(&entry.endpoint) == Some(&entry.slot)
+                {
+                    self.index.retract(entry.slot, entry.last, entry.fresh);
+                }
             }
             Body::Warm { endpoint, boundaries } => {
                 if let Some(slot) = self.by_id.get(endpoint) {
@@ -209,7 +202,8 @@ impl View {
         // A request that Envoy sent elsewhere after all is routed a second time.
         self.end(key, at);
         let uncached = self.tokens(bytes.saturating_sub(self.index.matched(slot, boundaries)));
-        self.index.insert(slot, boundaries, at);
+        let fresh = self.index.insert(slot, boundaries, at);
+        let last = boundaries.last().map_or(PrefixHash(0), |b| b.hash);
         let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else {
             return;
         };
@@ -226,6 +220,8 @@ impl View {
                 uncached,
                 streams,
                 decoding: false,
+                last,
+                fresh,
                 met_no_queue,
             };
             self.in_flight.insert(key, entry);
@@ -241,7 +237,8 @@ impl View {
         };
         entry.bytes = bytes;
         if let Some(slot) = self.by_id.get(&entry.endpoint) {
-            self.index.insert(*slot, boundaries, at);
+            entry.fresh = self.index.insert(*slot, boundaries, at);
+            entry.last = boundaries.last().map_or(PrefixHash(0), |b| b.hash);
         }
     }
 
@@ -256,9 +253,7 @@ impl View {
         let Some(known) = current(&mut self.known, &entry) else {
             return;
         };
-        known
-            .load
-            .first_token(entry.uncached, entry.streams, known.prefill.value(), at);
+        known.load.first_token(entry.uncached, entry.streams, known.prefill.value(), at);
         if entry.met_no_queue
             && let Some(rate) = prefill_rate(entry.uncached, ttft, self.limits.base_ttft)
         {
@@ -281,9 +276,7 @@ impl View {
         let entry = self.in_flight.remove(&key)?;
         if let Some(known) = current(&mut self.known, &entry) {
             let rate = known.prefill.value();
-            known
-                .load
-                .ended(entry.uncached, entry.streams, entry.decoding, rate, at);
+            known.load.ended(entry.uncached, entry.streams, entry.decoding, rate, at);
         }
         Some(entry)
     }
@@ -291,12 +284,7 @@ impl View {
     fn sweep(&mut self, at: Millis) {
         self.last_sweep = at;
         let expiry = self.limits.in_flight_expiry;
-        let over: Vec<_> = self
-            .in_flight
-            .iter()
-            .filter(|(_, e)| at.since(e.at) > expiry)
-            .map(|(k, _)| *k)
-            .collect();
+        let over: Vec<_> = self.in_flight.iter().filter(|(_, e)| at.since(e.at) > expiry).map(|(k, _)| *k).collect();
         for key in over {
             self.end(key, at);
         }
@@ -312,15 +300,8 @@ impl View {
             let Some(known) = known else { continue };
             for (at, boundaries) in self.index.chains(Slot(i as u32)) {
                 size += 40 + boundaries.len() * 10;
-                let body = Body::Warm {
-                    endpoint: known.endpoint.id,
-                    boundaries,
-                };
-                batch.push(Record {
-                    request: RequestId { origin, number: 0 },
-                    at,
-                    body,
-                });
+                let body = Body::Warm { endpoint: known.endpoint.id, boundaries };
+                batch.push(Record { request: RequestId { origin, number: 0 }, at, body });
                 if size >= slot_bytes {
                     slots.push(encode_slot(&std::mem::take(&mut batch)));
                     size = 0;
@@ -341,10 +322,7 @@ impl View {
 
     /// The endpoints, with their slots.
     pub fn endpoints(&self) -> impl Iterator<Item = (Slot, &Known)> {
-        self.known
-            .iter()
-            .enumerate()
-            .filter_map(|(i, k)| Some((Slot(i as u32), k.as_ref()?)))
+        self.known.iter().enumerate().filter_map(|(i, k)| Some((Slot(i as u32), k.as_ref()?)))
     }
 
     /// One endpoint.
@@ -410,10 +388,7 @@ impl View {
 
 /// The endpoint of an in-flight request, unless its slot was given to another one since.
 fn current<'a>(known: &'a mut [Option<Known>], entry: &InFlight) -> Option<&'a mut Known> {
-    known
-        .get_mut(entry.slot.0 as usize)?
-        .as_mut()
-        .filter(|k| k.endpoint.id == entry.endpoint)
+    known.get_mut(entry.slot.0 as usize)?.as_mut().filter(|k| k.endpoint.id == entry.endpoint)
 }
 
 impl Known {

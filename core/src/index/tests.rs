@@ -29,12 +29,7 @@ impl Naive {
     }
 
     fn matched(&self, chain: &[Boundary]) -> u32 {
-        chain
-            .iter()
-            .take_while(|b| self.order.iter().any(|(h, _)| *h == b.hash))
-            .map(|b| b.end)
-            .last()
-            .unwrap_or(0)
+        chain.iter().take_while(|b| self.order.iter().any(|(h, _)| *h == b.hash)).map(|b| b.end).last().unwrap_or(0)
     }
 }
 
@@ -46,10 +41,7 @@ fn chain(branches: &[u8]) -> Vec<Boundary> {
         .map(|b| {
             hash = mix(hash, u64::from(*b));
             end += 10 + u32::from(*b % 3) * 5;
-            Boundary {
-                hash: PrefixHash(hash),
-                end,
-            }
+            Boundary { hash: PrefixHash(hash), end }
         })
         .collect()
 }
@@ -152,4 +144,23 @@ fn an_unknown_endpoint_is_left_alone() {
     let mut real = index(1, 60);
     real.insert(Slot(9), &chain(&[1]), Millis(0));
     assert_eq!((real.entries(), real.matched(Slot(9), &chain(&[1]))), (0, 0));
+}
+
+#[test]
+fn a_retracted_insert_leaves_what_was_there_and_what_grew_from_it() {
+    let mut real = index(1, 1000);
+    let fresh = |real: &mut Index, branches: &[u8]| real.insert(Slot(0), &chain(branches), Millis(0));
+    let last = |branches: &[u8]| chain(branches).last().unwrap().hash;
+    assert_eq!(fresh(&mut real, &[1, 2]), 2);
+    let before = real.digest();
+    assert_eq!(fresh(&mut real, &[1, 2, 3, 4]), 2);
+    real.retract(Slot(0), last(&[1, 2, 3, 4]), 2);
+    assert_eq!(real.digest(), before);
+    assert_eq!(fresh(&mut real, &[1, 2, 3, 4]), 2);
+    assert_eq!(fresh(&mut real, &[1, 2, 3, 4, 5]), 1);
+    let grown = real.digest();
+    real.retract(Slot(0), last(&[1, 2, 3, 4]), 2);
+    assert_eq!(real.digest(), grown);
+    real.remove_endpoint(Slot(0));
+    assert_eq!((real.entries(), real.digest()), (0, 0));
 }

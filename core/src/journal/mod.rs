@@ -10,7 +10,7 @@ mod record;
 mod ring;
 
 pub use record::{Body, Record, SlotError, decode_slot, encode_slot};
-pub use ring::{Caught, Ring, Store, StoreError};
+pub use ring::{ABSENT, Caught, Ring, Store, StoreError};
 
 #[cfg(test)]
 pub(crate) use record::tests::record as any_record;

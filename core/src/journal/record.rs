@@ -118,12 +118,7 @@ impl Record {
         w.u64(self.request.number);
         w.u64(self.at.0);
         match &self.body {
-            Body::Route {
-                endpoint,
-                bytes,
-                stream,
-                boundaries,
-            } => {
+            Body::Route { endpoint, bytes, stream, boundaries } => {
                 w.u64(endpoint.0);
                 w.varint(u64::from(*bytes));
                 w.u8(u8::from(*stream));
@@ -151,10 +146,7 @@ impl Record {
 
     fn decode(mut r: Reader<'_>) -> Result<Option<Self>, Truncated> {
         let kind = r.u8()?;
-        let request = RequestId {
-            origin: Origin(r.u64()?),
-            number: r.u64()?,
-        };
+        let request = RequestId { origin: Origin(r.u64()?), number: r.u64()? };
         let at = Millis(r.u64()?);
         let body = match kind {
             1 => Body::Route {
@@ -163,26 +155,14 @@ impl Record {
                 stream: r.u8()? != 0,
                 boundaries: read_boundaries(&mut r)?,
             },
-            2 => Body::Extend {
-                bytes: r.varint32()?,
-                boundaries: read_boundaries(&mut r)?,
-            },
-            3 => Body::FirstToken {
-                ttft: Seconds(f64::from_bits(r.u64()?)),
-            },
+            2 => Body::Extend { bytes: r.varint32()?, boundaries: read_boundaries(&mut r)? },
+            3 => Body::FirstToken { ttft: Seconds(f64::from_bits(r.u64()?)) },
             4 => {
                 let mut tokens = || Ok::<_, Truncated>(r.varint()?.checked_sub(1).map(Tokens));
-                Body::Done {
-                    prompt: tokens()?,
-                    cached: tokens()?,
-                    output: tokens()?,
-                }
+                Body::Done { prompt: tokens()?, cached: tokens()?, output: tokens()? }
             }
             5 => Body::Void,
-            6 => Body::Warm {
-                endpoint: EndpointId(r.u64()?),
-                boundaries: read_boundaries(&mut r)?,
-            },
+            6 => Body::Warm { endpoint: EndpointId(r.u64()?), boundaries: read_boundaries(&mut r)? },
             7 => Body::Table { version: r.u64()? },
             8 => Body::RefillWanted,
             _ => return Ok(None),
@@ -223,10 +203,7 @@ fn read_boundaries(r: &mut Reader<'_>) -> Result<Vec<Boundary>, Truncated> {
     let mut boundaries = Vec::with_capacity(n);
     for _ in 0..n {
         end = end.saturating_add(r.varint32()?);
-        boundaries.push(Boundary {
-            end,
-            hash: PrefixHash(r.u64()?),
-        });
+        boundaries.push(Boundary { end, hash: PrefixHash(r.u64()?) });
     }
     Ok(boundaries)
 }
@@ -245,10 +222,7 @@ pub(crate) mod tests {
                 .into_iter()
                 .map(|(hash, step)| {
                     end += step;
-                    Boundary {
-                        hash: PrefixHash(hash),
-                        end,
-                    }
+                    Boundary { hash: PrefixHash(hash), end }
                 })
                 .collect()
         })
@@ -258,21 +232,13 @@ pub(crate) mod tests {
         let tokens = || option::of((0..u64::MAX - 1).prop_map(Tokens));
         prop_oneof![
             (any::<u64>(), any::<u32>(), any::<bool>(), boundaries()).prop_map(|(e, bytes, stream, boundaries)| {
-                Body::Route {
-                    endpoint: EndpointId(e),
-                    bytes,
-                    stream,
-                    boundaries,
-                }
+                Body::Route { endpoint: EndpointId(e), bytes, stream, boundaries }
             }),
             (any::<u32>(), boundaries()).prop_map(|(bytes, boundaries)| Body::Extend { bytes, boundaries }),
             (0.0..100.0).prop_map(|s| Body::FirstToken { ttft: Seconds(s) }),
             (tokens(), tokens(), tokens()).prop_map(|(prompt, cached, output)| Body::Done { prompt, cached, output }),
             Just(Body::Void),
-            (any::<u64>(), boundaries()).prop_map(|(e, b)| Body::Warm {
-                endpoint: EndpointId(e),
-                boundaries: b
-            }),
+            (any::<u64>(), boundaries()).prop_map(|(e, b)| Body::Warm { endpoint: EndpointId(e), boundaries: b }),
             any::<u64>().prop_map(|version| Body::Table { version }),
             Just(Body::RefillWanted),
         ]
@@ -280,10 +246,7 @@ pub(crate) mod tests {
 
     pub(crate) fn record() -> impl Strategy<Value = Record> {
         (any::<u64>(), any::<u64>(), any::<u64>(), body()).prop_map(|(origin, number, at, body)| Record {
-            request: RequestId {
-                origin: Origin(origin),
-                number,
-            },
+            request: RequestId { origin: Origin(origin), number },
             at: Millis(at),
             body,
         })
@@ -312,14 +275,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_kind_of_a_later_version_is_left_out() {
-        let known = Record {
-            request: RequestId {
-                origin: Origin(1),
-                number: 2,
-            },
-            at: Millis(3),
-            body: Body::Void,
-        };
+        let known = Record { request: RequestId { origin: Origin(1), number: 2 }, at: Millis(3), body: Body::Void };
         let mut unknown = known.encode();
         unknown[0] = 200;
         unknown.extend_from_slice(b"more");

@@ -18,7 +18,7 @@ pub trait Store {
     /// [`StoreError::Failed`] when the host refuses.
     fn get(&self, key: &str) -> Result<Option<(Vec<u8>, u32)>, StoreError>;
 
-    /// Sets a key if its number is still `cas`; `cas` of [`Store::ABSENT`] sets it only where there is none.
+    /// Sets a key if its number is still `cas`; [`ABSENT`] sets it only where there is none, 0 in any case.
     ///
     /// # Errors
     /// [`StoreError::Mismatch`] when another was first, [`StoreError::Failed`] when the host refuses.
@@ -66,12 +66,7 @@ impl Ring {
     /// [`StoreError`] when shared data cannot be read.
     pub fn open(store: &impl Store, prefix: &str, slots: u32) -> Result<Self, StoreError> {
         let slots = u64::from(slots.clamp(8, 1 << 20)).next_power_of_two();
-        let mut ring = Self {
-            prefix: prefix.to_owned(),
-            mask: slots - 1,
-            position: 0,
-            key: String::new(),
-        };
+        let mut ring = Self { prefix: prefix.to_owned(), mask: slots - 1, position: 0, key: String::new() };
         let head = ring.find_end(store)?;
         // A quarter of the ring is left to writers, so that the oldest slots are not overwritten while they are read.
         ring.position = head.saturating_sub(slots - (slots >> 2));
@@ -193,9 +188,7 @@ impl Ring {
         // Invariant: slot `low` holds this lap, slot `high` (if it is one) does not.
         while high - low > 1 {
             let middle = (low + high) >> 1;
-            let here = self
-                .read(store, middle)?
-                .is_some_and(|(sequence, _, _)| sequence >= lap + middle);
+            let here = self.read(store, middle)?.is_some_and(|(sequence, _, _)| sequence >= lap + middle);
             if here {
                 low = middle;
             } else {
@@ -317,8 +310,7 @@ mod tests {
         let mut mine = ring(&store);
         let racing = Racing(&store, RefCell::new(Some(ring(&store))));
         let mut seen = Vec::new();
-        mine.append(&racing, b"mine", 3, |n, p| seen.push((n, p.to_vec())))
-            .unwrap();
+        mine.append(&racing, b"mine", 3, |n, p| seen.push((n, p.to_vec()))).unwrap();
         assert_eq!(seen, [(0, b"other".to_vec())]);
         assert_eq!(mine.position(), 2);
     }

@@ -63,24 +63,14 @@ const BLOCK: Tokens = Tokens(16);
 impl PredictedTtft {
     fn judge(&self, candidate: usize, c: &Candidate) -> Ranked {
         let w = &self.weights;
-        let prefill = if c.prefill_rate > 0.0 {
-            c.uncached.0 as f64 / c.prefill_rate
-        } else {
-            0.0
-        };
+        let prefill = if c.prefill_rate > 0.0 { c.uncached.0 as f64 / c.prefill_rate } else { 0.0 };
         let predicted = w.base.0
             + c.backlog.0
             + prefill
             + f64::from(c.decoding) * w.decode_penalty.0
             + f64::from(c.foreign) * w.foreign_penalty.0;
-        let evicts = c
-            .turnover
-            .map_or(0.0, |t| (w.eviction_horizon.0 / t.0.max(0.001)).min(1.0));
-        Ranked {
-            candidate,
-            predicted: Seconds(predicted),
-            cost: Seconds(predicted + prefill * evicts),
-        }
+        let evicts = c.turnover.map_or(0.0, |t| (w.eviction_horizon.0 / t.0.max(0.001)).min(1.0));
+        Ranked { candidate, predicted: Seconds(predicted), cost: Seconds(predicted + prefill * evicts) }
     }
 }
 
@@ -97,11 +87,7 @@ impl Policy for PredictedTtft {
         let equal = cheapest * self.weights.tie_ratio;
         ranked.sort_unstable_by(|a, b| {
             let (a_equal, b_equal) = (a.cost.0 <= equal, b.cost.0 <= equal);
-            if a_equal && b_equal {
-                weight(b).cmp(&weight(a))
-            } else {
-                a.cost.0.total_cmp(&b.cost.0)
-            }
+            if a_equal && b_equal { weight(b).cmp(&weight(a)) } else { a.cost.0.total_cmp(&b.cost.0) }
         });
         let most = ranked.iter().map(matched).max().unwrap_or_default();
         if most < BLOCK {
@@ -147,27 +133,18 @@ mod tests {
 
     #[test]
     fn the_warm_one_is_chosen() {
-        assert_eq!(
-            choose(&[candidate(0, 0, 0.0), candidate(1, 9_900, 0.0)], 1),
-            (Reason::Warm, vec![1, 0])
-        );
+        assert_eq!(choose(&[candidate(0, 0, 0.0), candidate(1, 9_900, 0.0)], 1), (Reason::Warm, vec![1, 0]));
     }
 
     #[test]
     fn a_small_advantage_does_not_leave_the_warm_one() {
         // 1.03 s at the idle cold one, 1.05 s at the busy warm one.
-        assert_eq!(
-            choose(&[candidate(0, 0, 0.0), candidate(1, 9_900, 1.0)], 1).0,
-            Reason::Warm
-        );
+        assert_eq!(choose(&[candidate(0, 0, 0.0), candidate(1, 9_900, 1.0)], 1).0, Reason::Warm);
     }
 
     #[test]
     fn a_busy_warm_one_is_left() {
-        assert_eq!(
-            choose(&[candidate(0, 0, 0.0), candidate(1, 9_900, 3.0)], 1),
-            (Reason::Spill, vec![0, 1])
-        );
+        assert_eq!(choose(&[candidate(0, 0, 0.0), candidate(1, 9_900, 3.0)], 1), (Reason::Spill, vec![0, 1]));
     }
 
     #[test]

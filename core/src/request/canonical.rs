@@ -121,11 +121,7 @@ impl Canonical {
             self.parts_at = None;
         }
         if !self.is_wrapper(container, depth) {
-            out.write(&[if container == Container::Object {
-                OPEN_OBJECT
-            } else {
-                OPEN_ARRAY
-            }]);
+            out.write(&[if container == Container::Object { OPEN_OBJECT } else { OPEN_ARRAY }]);
         }
     }
 
@@ -135,11 +131,7 @@ impl Canonical {
             return;
         }
         if !self.is_wrapper(container, depth) {
-            out.write(&[if container == Container::Object {
-                CLOSE_OBJECT
-            } else {
-                CLOSE_ARRAY
-            }]);
+            out.write(&[if container == Container::Object { CLOSE_OBJECT } else { CLOSE_ARRAY }]);
         }
         self.value_ended(depth);
     }

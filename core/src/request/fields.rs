@@ -35,13 +35,7 @@ const OTHER: [&str; 12] = [
 
 impl ApiKind {
     /// All kinds, for counters.
-    pub const ALL: [Self; 5] = [
-        Self::Chat,
-        Self::Completions,
-        Self::Responses,
-        Self::Messages,
-        Self::Other,
-    ];
+    pub const ALL: [Self; 5] = [Self::Chat, Self::Completions, Self::Responses, Self::Messages, Self::Other];
 
     /// The API of a request, or `None` for one that is none of ours: it passes untouched. `prefix` is what the
     /// gateway's route puts before vLLM's paths (usually nothing).

@@ -22,11 +22,7 @@ impl Reader {
     /// A reader for a body of `api`.
     #[must_use]
     pub fn new(api: ApiKind) -> Self {
-        Self {
-            scanner: Scanner::default(),
-            body: Body::new(api),
-            seen: 0,
-        }
+        Self { scanner: Scanner::default(), body: Body::new(api), seen: 0 }
     }
 
     /// Reads the next chunk. Errors are kept for [`Reader::finish`]: a request is never refused here.
@@ -120,13 +116,7 @@ struct Body {
 impl std::fmt::Debug for Body {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Never the prompt's text.
-        write!(
-            f,
-            "Body({:?}, {} bytes of context, barred: {:?})",
-            self.api,
-            self.context.hasher.len(),
-            self.barred
-        )
+        write!(f, "Body({:?}, {} bytes of context, barred: {:?})", self.api, self.context.hasher.len(), self.barred)
     }
 }
 
@@ -170,11 +160,7 @@ impl Body {
         };
         self.canonical = Canonical::new(shape);
         if let Member::Identity { number, in_prompt } = self.member {
-            self.identities.push(Identity {
-                number,
-                in_prompt,
-                digest: Digest::default(),
-            });
+            self.identities.push(Identity { number, in_prompt, digest: Digest::default() });
         }
     }
 
@@ -247,11 +233,7 @@ impl Body {
             return Err(why);
         }
         if !self.context.present {
-            return Err(if self.api == ApiKind::Other {
-                LoadOnly::NoPrefix
-            } else {
-                LoadOnly::NoPrompt
-            });
+            return Err(if self.api == ApiKind::Other { LoadOnly::NoPrefix } else { LoadOnly::NoPrompt });
         }
         let mut seed = mix(self.api.seed(), xxhash_rust::xxh64::xxh64(&self.model_bytes, 1));
         let mut before = 0;

@@ -18,12 +18,7 @@ fn chat(body: &Value) -> Prompt {
 /// Bytes of `b`'s prompt that `a`'s boundaries recognise.
 fn shared(a: &Prompt, b: &Prompt) -> u32 {
     let known: Vec<_> = a.boundaries.iter().map(|b| b.hash).collect();
-    b.boundaries
-        .iter()
-        .filter(|b| known.contains(&b.hash))
-        .map(|b| b.end)
-        .max()
-        .unwrap_or(0)
+    b.boundaries.iter().filter(|b| known.contains(&b.hash)).map(|b| b.end).max().unwrap_or(0)
 }
 
 fn last(p: &Prompt) -> Boundary {
@@ -57,10 +52,7 @@ fn reads_what_a_chat_says() {
 fn the_next_turn_recognises_all_of_the_last() {
     let first = conversation();
     let mut second = first.clone();
-    second["messages"]
-        .as_array_mut()
-        .unwrap()
-        .push(json!({"role": "user", "content": "and the other one?"}));
+    second["messages"].as_array_mut().unwrap().push(json!({"role": "user", "content": "and the other one?"}));
     let (a, b) = (chat(&first), chat(&second));
     assert_eq!(shared(&a, &b), a.bytes);
 }
@@ -73,13 +65,7 @@ fn order_and_unrelated_members_do_not_matter() {
     let reversed: Vec<String> = o
         .iter()
         .rev()
-        .map(|(k, v)| {
-            format!(
-                "{} : {}",
-                Value::from(k.as_str()),
-                serde_json::to_string_pretty(v).unwrap()
-            )
-        })
+        .map(|(k, v)| format!("{} : {}", Value::from(k.as_str()), serde_json::to_string_pretty(v).unwrap()))
         .collect();
     let text = format!("\n {{ {} , \"seed\": 7 }} ", reversed.join(" ,\n"));
     let p = read(ApiKind::Chat, text.as_bytes(), 7).unwrap();
@@ -88,29 +74,17 @@ fn order_and_unrelated_members_do_not_matter() {
 
 #[test]
 fn escapes_do_not_matter() {
-    let plain = read(
-        ApiKind::Chat,
-        "{\"messages\":[{\"role\":\"user\",\"content\":\"é😀/\"}]}".as_bytes(),
-        9,
-    )
-    .unwrap();
-    let escaped = read(
-        ApiKind::Chat,
-        br#"{"messages":[{"role":"user","content":"\u00e9\ud83d\ude00\/"}]}"#,
-        2,
-    )
-    .unwrap();
+    let plain = read(ApiKind::Chat, "{\"messages\":[{\"role\":\"user\",\"content\":\"é😀/\"}]}".as_bytes(), 9).unwrap();
+    let escaped =
+        read(ApiKind::Chat, br#"{"messages":[{"role":"user","content":"\u00e9\ud83d\ude00\/"}]}"#, 2).unwrap();
     assert_eq!(plain, escaped);
 }
 
 #[test]
 fn everything_that_identifies_the_prompt_counts() {
     let reference = chat(&conversation());
-    let changes: &[(&str, Value)] = &[
-        ("/model", json!("other")),
-        ("/messages/0/content", json!("x")),
-        ("/tools/0/function/name", json!("search")),
-    ];
+    let changes: &[(&str, Value)] =
+        &[("/model", json!("other")), ("/messages/0/content", json!("x")), ("/tools/0/function/name", json!("search"))];
     for (path, value) in changes {
         let mut body = conversation();
         *body.pointer_mut(path).unwrap() = value.clone();
@@ -132,10 +106,7 @@ fn everything_that_identifies_the_prompt_counts() {
     let mut late = conversation();
     late["messages"][2]["tool_calls"][0]["function"]["arguments"] = json!("{\"a\": 2}");
     let kept = shared(&reference, &chat(&late));
-    assert!(
-        kept > 1000 && kept < last(&reference).end,
-        "tool calls count, what stands before them matches: {kept}"
-    );
+    assert!(kept > 1000 && kept < last(&reference).end, "tool calls count, what stands before them matches: {kept}");
 }
 
 #[test]
@@ -193,45 +164,28 @@ fn system_and_instructions_have_boundaries_wherever_they_stand() {
     let a = json!({"system": LONG.repeat(30), "messages": [{"role": "user", "content": "one"}]}).to_string();
     let text = LONG.repeat(30);
     let b = format!(r#"{{"messages":[{{"role":"user","content":"two"}}],"system":"{text}"}}"#);
-    let (a, b) = (
-        read(ApiKind::Messages, a.as_bytes(), 50).unwrap(),
-        read(ApiKind::Messages, b.as_bytes(), 50).unwrap(),
-    );
+    let (a, b) =
+        (read(ApiKind::Messages, a.as_bytes(), 50).unwrap(), read(ApiKind::Messages, b.as_bytes(), 50).unwrap());
     assert_eq!(shared(&a, &b), text.len() as u32 + 2);
     let r = json!({"instructions": LONG.repeat(9), "input": "hi", "model": "m"}).to_string();
     let s =
         json!({"instructions": LONG.repeat(9), "input": [{"role": "user", "content": "hi"}], "model": "m"}).to_string();
-    let (r, s) = (
-        read(ApiKind::Responses, r.as_bytes(), 50).unwrap(),
-        read(ApiKind::Responses, s.as_bytes(), 50).unwrap(),
-    );
+    let (r, s) =
+        (read(ApiKind::Responses, r.as_bytes(), 50).unwrap(), read(ApiKind::Responses, s.as_bytes(), 50).unwrap());
     assert!(shared(&r, &s) >= LONG.len() as u32 * 9);
 }
 
 #[test]
 fn completions_take_text_lists_and_token_numbers() {
-    let of = |prompt: Value| {
-        read(
-            ApiKind::Completions,
-            json!({"prompt": prompt}).to_string().as_bytes(),
-            30,
-        )
-        .unwrap()
-    };
+    let of = |prompt: Value| read(ApiKind::Completions, json!({"prompt": prompt}).to_string().as_bytes(), 30).unwrap();
     let text = "Once upon a time ".repeat(50);
     assert_eq!(of(json!(text)), of(json!([text])));
-    assert_eq!(
-        shared(&of(json!(text)), &of(json!([text, "and another"]))),
-        text.len() as u32 + 2
-    );
+    assert_eq!(shared(&of(json!(text)), &of(json!([text, "and another"]))), text.len() as u32 + 2);
     let tokens: Vec<u32> = (0..3000).collect();
     let (short, long) = (of(json!(tokens[..2000])), of(json!(tokens)));
     assert!(f64::from(shared(&short, &long)) > 0.85 * f64::from(short.bytes));
     assert_ne!(last(&of(json!([1, 23]))).hash, last(&of(json!([12, 3]))).hash);
-    assert_ne!(
-        last(&of(json!([[1, 2], [3]]))).hash,
-        last(&of(json!([[1], [2, 3]]))).hash
-    );
+    assert_ne!(last(&of(json!([[1, 2], [3]]))).hash, last(&of(json!([[1], [2, 3]]))).hash);
 }
 
 #[test]
@@ -261,27 +215,11 @@ fn what_cannot_be_read_says_why() {
         (ApiKind::Chat, b"{\"messages\":[1]}", LoadOnly::UnknownShape),
         (ApiKind::Chat, b"{\"messages\":5}", LoadOnly::UnknownShape),
         (ApiKind::Chat, b"{\"model\":[],\"messages\":[]}", LoadOnly::UnknownShape),
-        (
-            ApiKind::Chat,
-            b"{\"messages\":[],\"messages\":[]}",
-            LoadOnly::DuplicateMember,
-        ),
-        (
-            ApiKind::Chat,
-            b"{\"messages\":[],\"m\\u0065ssages\":[]}",
-            LoadOnly::DuplicateMember,
-        ),
-        (
-            ApiKind::Chat,
-            b"{\"messages\":[{\"content\":\"\xff\"}]}",
-            LoadOnly::NotUtf8,
-        ),
+        (ApiKind::Chat, b"{\"messages\":[],\"messages\":[]}", LoadOnly::DuplicateMember),
+        (ApiKind::Chat, b"{\"messages\":[],\"m\\u0065ssages\":[]}", LoadOnly::DuplicateMember),
+        (ApiKind::Chat, b"{\"messages\":[{\"content\":\"\xff\"}]}", LoadOnly::NotUtf8),
         (ApiKind::Completions, b"{\"prompt\":{}}", LoadOnly::UnknownShape),
-        (
-            ApiKind::Responses,
-            b"{\"input\":\"x\",\"previous_response_id\":\"r\"}",
-            LoadOnly::Stateful,
-        ),
+        (ApiKind::Responses, b"{\"input\":\"x\",\"previous_response_id\":\"r\"}", LoadOnly::Stateful),
         (ApiKind::Other, b"{\"input\":\"x\"}", LoadOnly::NoPrefix),
     ];
     for (api, body, why) in cases {
@@ -293,30 +231,15 @@ fn what_cannot_be_read_says_why() {
     assert_eq!(read(ApiKind::Chat, deep.as_bytes(), 100), Err(LoadOnly::UnknownShape));
     let deep = format!("{{\"x\":{}", "[".repeat(5000));
     assert_eq!(read(ApiKind::Chat, deep.as_bytes(), 100), Err(LoadOnly::TooDeep));
-    assert!(
-        read(
-            ApiKind::Responses,
-            b"{\"input\":\"x\",\"previous_response_id\":null}",
-            9
-        )
-        .is_ok()
-    );
+    assert!(read(ApiKind::Responses, b"{\"input\":\"x\",\"previous_response_id\":null}", 9).is_ok());
 }
 
 #[test]
 fn paths_are_known_by_method_and_path() {
     assert_eq!(ApiKind::of("POST", "/v1/chat/completions?x=1", ""), Some(ApiKind::Chat));
-    assert_eq!(
-        ApiKind::of("POST", "/team/v1/messages/", "/team"),
-        Some(ApiKind::Messages)
-    );
+    assert_eq!(ApiKind::of("POST", "/team/v1/messages/", "/team"), Some(ApiKind::Messages));
     assert_eq!(ApiKind::of("POST", "/v1/embeddings", ""), Some(ApiKind::Other));
-    for (method, path) in [
-        ("GET", "/v1/chat/completions"),
-        ("POST", "/v1/chat"),
-        ("POST", "/upload"),
-        ("POST", ""),
-    ] {
+    for (method, path) in [("GET", "/v1/chat/completions"), ("POST", "/v1/chat"), ("POST", "/upload"), ("POST", "")] {
         assert_eq!(ApiKind::of(method, path, ""), None, "{method} {path}");
     }
 }
@@ -325,10 +248,7 @@ fn paths_are_known_by_method_and_path() {
 fn hashes_are_the_same_in_wasm_and_native() {
     // Pinned: runs on both targets. A change here needs a new `prefix::FINGERPRINT`.
     let p = chat(&conversation());
-    assert_eq!(
-        (p.bytes, p.boundaries.len(), last(&p).hash.0),
-        (1815, 21, 31_684_427_445_293_864)
-    );
+    assert_eq!((p.bytes, p.boundaries.len(), last(&p).hash.0), (1815, 21, 31_684_427_445_293_864));
 }
 
 proptest! {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::journal::decode_slot;
-use crate::units::PrefixHash;
 use proptest::prelude::*;
 
 fn table(version: u64, endpoints: &[u64]) -> Table {
@@ -15,40 +14,19 @@ fn table(version: u64, endpoints: &[u64]) -> Table {
             ..Endpoint::default()
         })
         .collect();
-    Table {
-        version,
-        written_at: Millis(0),
-        endpoints,
-    }
+    Table { version, written_at: Millis(0), endpoints }
 }
 
 fn prompt(n: u64) -> Vec<Boundary> {
-    (1..5)
-        .map(|i| Boundary {
-            hash: PrefixHash(mix(n, i)),
-            end: i as u32 * 400,
-        })
-        .collect()
+    (1..5).map(|i| Boundary { hash: PrefixHash(mix(n, i)), end: i as u32 * 400 }).collect()
 }
 
 fn record(number: u64, at: u64, body: Body) -> Record {
-    Record {
-        request: RequestId {
-            origin: Origin(1),
-            number,
-        },
-        at: Millis(at),
-        body,
-    }
+    Record { request: RequestId { origin: Origin(1), number }, at: Millis(at), body }
 }
 
 fn route(endpoint: u64, n: u64) -> Body {
-    Body::Route {
-        endpoint: EndpointId(endpoint),
-        bytes: 1600,
-        stream: true,
-        boundaries: prompt(n),
-    }
+    Body::Route { endpoint: EndpointId(endpoint), bytes: 1600, stream: true, boundaries: prompt(n) }
 }
 
 fn view() -> View {
@@ -73,11 +51,7 @@ fn a_route_makes_warm_and_busy() {
     assert!((load.backlog(8000.0, Millis(10)).0 - 0.05).abs() < 1e-9);
     v.fold(&record(1, 60, Body::FirstToken { ttft: Seconds(0.05) }), Millis(60));
     assert_eq!(v.known(two).unwrap().load.decoding(), 1);
-    let done = Body::Done {
-        prompt: Some(Tokens(400)),
-        cached: None,
-        output: None,
-    };
+    let done = Body::Done { prompt: Some(Tokens(400)), cached: None, output: None };
     v.fold(&record(1, 90, done), Millis(90));
     assert_eq!((v.known(two).unwrap().load.in_flight(), v.in_flight()), (0, 0));
 }
@@ -90,6 +64,8 @@ fn a_route_elsewhere_moves_the_load() {
     v.fold(&record(1, 11, route(3, 7)), Millis(11));
     let in_flight = |n| v.known(slot(&v, n)).unwrap().load.in_flight();
     assert_eq!((in_flight(2), in_flight(3), v.in_flight()), (0, 1, 1));
+    assert_eq!(v.index().matched(slot(&v, 2), &prompt(7)), 0);
+    assert_eq!(v.index().matched(slot(&v, 3), &prompt(7)), 1600);
 }
 
 #[test]
@@ -99,18 +75,7 @@ fn a_vanished_endpoint_is_forgotten_and_its_requests_end_harmlessly() {
     v.apply_table(&table(2, &[1, 3]), Millis(20));
     v.apply_table(&table(3, &[1, 3, 9]), Millis(30));
     assert_eq!(v.index().matched(slot(&v, 9), &prompt(7)), 0);
-    v.fold(
-        &record(
-            1,
-            40,
-            Body::Done {
-                prompt: None,
-                cached: None,
-                output: None,
-            },
-        ),
-        Millis(40),
-    );
+    v.fold(&record(1, 40, Body::Done { prompt: None, cached: None, output: None }), Millis(40));
     assert_eq!(v.known(slot(&v, 9)).unwrap().load.in_flight(), 0);
     assert_eq!((v.in_flight(), v.index().entries()), (0, 0));
 }
@@ -120,11 +85,7 @@ fn scraped_load_counts_only_what_the_journal_does_not_know() {
     let mut v = view();
     v.fold(&record(1, 10, route(2, 7)), Millis(10));
     let mut t = table(2, &[1, 2, 3]);
-    t.endpoints[1].load = crate::table::Load {
-        running: 1,
-        waiting: 4,
-        kv_usage: 0.1,
-    };
+    t.endpoints[1].load = crate::table::Load { running: 1, waiting: 4, kv_usage: 0.1 };
     v.apply_table(&t, Millis(20));
     assert_eq!(v.known(slot(&v, 2)).unwrap().foreign, 4);
 }
@@ -142,24 +103,12 @@ fn prefill_rate_and_bytes_per_token_are_learned() {
     let mut v = view();
     for n in 0..20 {
         let at = n * 10_000;
-        let boundaries = vec![Boundary {
-            hash: PrefixHash(mix(99, n)),
-            end: 8000,
-        }];
-        let body = Body::Route {
-            endpoint: EndpointId(1),
-            bytes: 8000,
-            stream: true,
-            boundaries,
-        };
+        let boundaries = vec![Boundary { hash: PrefixHash(mix(99, n)), end: 8000 }];
+        let body = Body::Route { endpoint: EndpointId(1), bytes: 8000, stream: true, boundaries };
         v.fold(&record(n, at, body), Millis(at));
         let took = Seconds(0.02 + v.tokens(8000).0 as f64 / 1600.0);
         v.fold(&record(n, at + 500, Body::FirstToken { ttft: took }), Millis(at + 500));
-        let done = Body::Done {
-            prompt: Some(Tokens(1600)),
-            cached: Some(Tokens(0)),
-            output: Some(Tokens(5)),
-        };
+        let done = Body::Done { prompt: Some(Tokens(1600)), cached: Some(Tokens(0)), output: Some(Tokens(5)) };
         v.fold(&record(n, at + 900, done), Millis(at + 900));
     }
     let (bytes_per_token, rate) = v.learned();
