@@ -65,18 +65,30 @@ impl Ring {
     /// # Errors
     /// [`StoreError`] when shared data cannot be read.
     pub fn open(store: &impl Store, prefix: &str, slots: u32) -> Result<Self, StoreError> {
-        let slots = u64::from(slots.clamp(8, 1 << 20)).next_power_of_two();
-        let mut ring = Self { prefix: prefix.to_owned(), mask: slots - 1, position: 0, key: String::new() };
+        let mut ring = Self::at(prefix, slots, 0);
         let head = ring.find_end(store)?;
         // A quarter of the ring is left to writers, so that the oldest slots are not overwritten while they are read.
+        let slots = ring.mask + 1;
         ring.position = head.saturating_sub(slots - (slots >> 2));
         Ok(ring)
+    }
+
+    /// A place at a position that was read up to before.
+    #[must_use]
+    pub fn at(prefix: &str, slots: u32, position: u64) -> Self {
+        let slots = u64::from(slots.clamp(8, 1 << 20)).next_power_of_two();
+        Self { prefix: prefix.to_owned(), mask: slots - 1, position, key: String::new() }
     }
 
     /// The sequence number that will be read or written next.
     #[must_use]
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// Goes to another position: what was read there and not used is read again.
+    pub fn seek(&mut self, position: u64) {
+        self.position = position;
     }
 
     /// Hands on the payloads that other VMs appended, at most `limit` slots.

@@ -1,0 +1,303 @@
+//! The stream to the sidecar. One VM of the process holds it: the leader by a heartbeat in shared data, which any VM
+//! takes over when it stops (a VM that is reloaded has no ticks until traffic comes).
+//!
+//! Down come endpoint tables and records (a refill, later peers' routes); up goes the journal, read from the ring by a
+//! place of its own, whose position stands in the heartbeat: a new leader goes on where the last one was.
+
+use crate::host::{Host, Level, SharedData, StreamToken};
+use crate::stats::{Counter, Stats};
+use prost::Message;
+use std::collections::VecDeque;
+use warmpath_core::codec::{Reader, Writer};
+use warmpath_core::journal::{ABSENT, Ring, Store, StoreError};
+use warmpath_core::prefix::FINGERPRINT;
+use warmpath_core::table::Table;
+use warmpath_core::units::{Millis, Origin};
+
+/// Generated from `proto/feed.proto`.
+#[allow(missing_docs, clippy::all)]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/warmpath.feed.v1.rs"));
+}
+
+/// A leader silent for this long is replaced.
+const LEADER_TIMEOUT_MS: u64 = 2_000;
+/// Between two tries to open the stream.
+const RETRY_MS: u64 = 500;
+/// Slots sent up in one message, and bytes after which a message is full.
+const BATCH_SLOTS: u32 = 512;
+const BATCH_BYTES: usize = 256 * 1024;
+/// Slots of records taken into the ring in one tick, so that a refill does not lap slow VMs.
+const REFILL_SLOTS: usize = 64;
+/// Slots of records waiting for the ring; a sidecar that sends more loses them.
+const MAX_WAITING: usize = 16_384;
+
+/// What a feed asks its VM to do.
+#[derive(Debug, Default)]
+pub struct Work {
+    /// A table was put into shared data: append its record.
+    pub table: Option<u64>,
+    /// Append these payloads.
+    pub slots: Vec<Vec<u8>>,
+}
+
+/// One VM's part in the feed.
+#[derive(Debug)]
+pub struct Feed {
+    vm: u64,
+    prefix: String,
+    slots: u32,
+    leading: Option<Leading>,
+}
+
+#[derive(Debug)]
+struct Leading {
+    ring: Ring,
+    stream: Option<StreamToken>,
+    retry_at: Millis,
+    greeted: bool,
+    waiting: VecDeque<Vec<u8>>,
+    table: Option<u64>,
+}
+
+/// The heartbeat: who leads, since when it has been silent, up to where the journal was sent.
+struct Heartbeat {
+    vm: u64,
+    at: Millis,
+    sent: u64,
+}
+
+impl Heartbeat {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut r = Reader::new(bytes);
+        Some(Self { vm: r.u64().ok()?, at: Millis(r.u64().ok()?), sent: r.u64().ok()? })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(24);
+        w.u64(self.vm);
+        w.u64(self.at.0);
+        w.u64(self.sent);
+        w.finish()
+    }
+}
+
+/// The two keys that tables stand under by turns: a VM that folds one table's record still finds it while the next is
+/// being written.
+#[must_use]
+pub fn table_key(prefix: &str, version: u64) -> String {
+    format!("{prefix}table/{}", version & 1)
+}
+
+impl Feed {
+    /// A VM that does not lead yet. `prefix` begins its shared-data keys.
+    #[must_use]
+    pub fn new(vm: u64, prefix: &str, slots: u32) -> Self {
+        Self { vm, prefix: prefix.to_owned(), slots, leading: None }
+    }
+
+    /// Whether this VM is the feed.
+    #[must_use]
+    pub fn is_leading(&self) -> bool {
+        self.leading.is_some()
+    }
+
+    /// Keeps or takes the lead, opens the stream, sends what is new. `cluster` is empty when there is no sidecar.
+    pub fn tick(
+        &mut self,
+        host: &dyn Host,
+        stats: &Stats,
+        cluster: &str,
+        plugin: &str,
+        origin: Origin,
+        now: Millis,
+    ) -> Work {
+        if cluster.is_empty() {
+            self.resign(host);
+            return Work::default();
+        }
+        self.beat(host, stats, now);
+        let Some(lead) = &mut self.leading else { return Work::default() };
+        if lead.stream.is_none() && now >= lead.retry_at {
+            lead.retry_at = Millis(now.0 + RETRY_MS);
+            lead.greeted = false;
+            match host.open_stream(cluster, "warmpath.feed.v1.Feed", "Connect") {
+                Ok(stream) => {
+                    lead.stream = Some(stream);
+                    stats.add(Counter::FeedOpened, 1);
+                }
+                Err(_) => stats.add(Counter::FeedClosed, 1),
+            }
+        }
+        lead.send(host, stats, plugin, origin);
+        Work { table: lead.table.take(), slots: lead.take_waiting() }
+    }
+
+    /// A message came on `stream`.
+    pub fn message(&mut self, host: &dyn Host, stats: &Stats, stream: StreamToken, bytes: &[u8]) {
+        let Some(lead) = self.leading.as_mut().filter(|l| l.stream == Some(stream)) else { return };
+        let kind = match proto::Down::decode(bytes) {
+            Ok(down) => down.kind,
+            Err(error) => {
+                stats.add(Counter::TableErrors, 1);
+                host.log(Level::Warn, &format!("warmpath: message from the sidecar not understood: {error}"));
+                return;
+            }
+        };
+        match kind {
+            Some(proto::down::Kind::Table(message)) => match Table::decode(&message.table) {
+                Ok(table) => {
+                    stats.add(Counter::Tables, 1);
+                    let key = table_key(&self.prefix, table.version);
+                    if host.shared_set(&key, &message.table, 0).is_ok() {
+                        lead.table = Some(table.version);
+                    } else {
+                        stats.add(Counter::HostErrors, 1);
+                    }
+                }
+                Err(error) => {
+                    stats.add(Counter::TableErrors, 1);
+                    host.log(Level::Warn, &format!("warmpath: {error}; keeping the one before"));
+                }
+            },
+            Some(proto::down::Kind::Records(message)) => {
+                let room = MAX_WAITING.saturating_sub(lead.waiting.len());
+                lead.waiting.extend(message.slots.into_iter().take(room));
+            }
+            None => {}
+        }
+    }
+
+    /// The stream ended.
+    pub fn closed(&mut self, host: &dyn Host, stats: &Stats, stream: StreamToken, now: Millis) {
+        if let Some(lead) = self.leading.as_mut().filter(|l| l.stream == Some(stream)) {
+            // Envoy wants a stream that the other side ended to be closed here.
+            host.close(stream);
+            lead.stream = None;
+            lead.retry_at = Millis(now.0 + RETRY_MS);
+            stats.add(Counter::FeedClosed, 1);
+        }
+    }
+
+    fn beat(&mut self, host: &dyn Host, stats: &Stats, now: Millis) {
+        let data = SharedData(host);
+        let key = format!("{}feed", self.prefix);
+        let Ok(current) = data.get(&key) else { return };
+        let (heartbeat, cas) = match current {
+            Some((bytes, cas)) => (Heartbeat::decode(&bytes), cas),
+            None => (None, ABSENT),
+        };
+        let mine = heartbeat.as_ref().is_some_and(|h| h.vm == self.vm);
+        // A heartbeat from the future was written before the clock was stepped back.
+        let alive = heartbeat.as_ref().is_some_and(|h| {
+            now.0.saturating_sub(h.at.0) < LEADER_TIMEOUT_MS && h.at.0.saturating_sub(now.0) < LEADER_TIMEOUT_MS
+        });
+        if !mine && alive {
+            self.resign(host);
+            return;
+        }
+        let sent = match &self.leading {
+            Some(lead) if mine => lead.ring.position(),
+            _ => heartbeat.as_ref().map_or(0, |h| h.sent),
+        };
+        match data.set(&key, &Heartbeat { vm: self.vm, at: now, sent }.encode(), cas) {
+            Ok(()) => {
+                if !mine || self.leading.is_none() {
+                    stats.add(Counter::FeedLeader, 1);
+                    self.lead(sent);
+                }
+            }
+            Err(StoreError::Mismatch) => self.resign(host),
+            Err(StoreError::Failed) => stats.add(Counter::HostErrors, 1),
+        }
+    }
+
+    fn lead(&mut self, sent: u64) {
+        self.leading = Some(Leading {
+            ring: Ring::at(&journal_prefix(&self.prefix), self.slots, sent),
+            stream: None,
+            retry_at: Millis(0),
+            greeted: false,
+            waiting: VecDeque::new(),
+            table: None,
+        });
+    }
+
+    fn resign(&mut self, host: &dyn Host) {
+        if let Some(Leading { stream: Some(stream), .. }) = self.leading.take() {
+            host.close(stream);
+        }
+    }
+}
+
+/// Where the journal's slots begin.
+#[must_use]
+pub fn journal_prefix(prefix: &str) -> String {
+    format!("{prefix}j/")
+}
+
+impl Leading {
+    fn send(&mut self, host: &dyn Host, stats: &Stats, plugin: &str, origin: Origin) {
+        let Some(stream) = self.stream else { return };
+        if !self.greeted {
+            let position = self.ring.position();
+            let hello = proto::Hello {
+                origin: origin.0,
+                plugin: plugin.to_owned(),
+                position,
+                // Nothing of this process's journal was ever sent: it is new, and knows nothing.
+                want_refill: position == 0,
+                fingerprint: FINGERPRINT,
+            };
+            if !send(host, stream, proto::up::Kind::Hello(hello)) {
+                return;
+            }
+            self.greeted = true;
+        }
+        loop {
+            let mut slots = Vec::new();
+            let mut bytes = 0;
+            let mut first = self.ring.position();
+            while bytes < BATCH_BYTES && slots.len() < BATCH_SLOTS as usize {
+                let caught = self.ring.fold(&SharedData(host), 1, |sequence, payload| {
+                    if slots.is_empty() {
+                        first = sequence;
+                    }
+                    bytes += payload.len();
+                    slots.push(payload.to_vec());
+                });
+                match caught {
+                    Ok(c) if c.lost > 0 && slots.is_empty() => stats.add(Counter::JournalLost, c.lost),
+                    // A message holds slots without a gap.
+                    Ok(c) if c.lost > 0 => {
+                        stats.add(Counter::JournalLost, c.lost);
+                        break;
+                    }
+                    Ok(c) if !c.at_end => {}
+                    _ => break,
+                }
+            }
+            if slots.is_empty() {
+                return;
+            }
+            let full = bytes >= BATCH_BYTES || slots.len() >= BATCH_SLOTS as usize;
+            if !send(host, stream, proto::up::Kind::Journal(proto::Journal { position: first, slots })) {
+                self.ring.seek(first);
+                return;
+            }
+            if !full {
+                return;
+            }
+        }
+    }
+
+    fn take_waiting(&mut self) -> Vec<Vec<u8>> {
+        let n = self.waiting.len().min(REFILL_SLOTS);
+        self.waiting.drain(..n).collect()
+    }
+}
+
+fn send(host: &dyn Host, stream: StreamToken, kind: proto::up::Kind) -> bool {
+    // A failed send is followed by the stream's close, which opens a new one.
+    host.send(stream, &proto::Up { kind: Some(kind) }.encode_to_vec()).is_ok()
+}

@@ -1,0 +1,37 @@
+//! The filter: proxy-wasm callbacks around [`warmpath_core`], as thin as they can be. Bytes in, destination out.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | [`host`] | Envoy, behind a trait whose calls return errors where the SDK's panic |
+//! | [`stats`] | every Envoy stat of the filter, in one place |
+//! | [`worker`] | what one VM knows and does: view, router, its place in the journal |
+//! | [`feed`] | the stream to the sidecar, held by one VM of the process |
+//! | [`http`] | one request's way through the callbacks |
+//! | [`root`] | configuration, ticks, and the callbacks of the stream |
+//!
+//! A panic ends every stream in flight on the worker, so none may be reachable.
+
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::string_slice,
+        clippy::unreachable,
+        clippy::integer_division_remainder_used
+    )
+)]
+
+pub mod feed;
+pub mod host;
+pub mod http;
+pub mod root;
+pub mod stats;
+pub mod worker;
+
+#[cfg(target_arch = "wasm32")]
+proxy_wasm::main! {{
+    proxy_wasm::set_root_context(|id| Box::new(root::Root::new(id, std::rc::Rc::new(host::Envoy))));
+}}

@@ -1,0 +1,198 @@
+//! Every Envoy stat of the filter, in one place.
+//!
+//! Names appear as `wasmcustom.<name>`; tags are segments `key.=.value;.` which a `stats_tags` regex of the bootstrap
+//! lifts out (see `docs/configuration.md`). Envoy never frees a metric, so all are defined once at start, with bounded
+//! tags. Adding 0 is an error to Envoy, so [`Stats::add`] leaves it out.
+
+use crate::host::{Host, MetricId, MetricKind};
+use std::rc::Rc;
+use warmpath_core::config::Config;
+use warmpath_core::placement::Reason;
+use warmpath_core::request::{ApiKind, LoadOnly};
+
+macro_rules! metrics {
+    ($(#[$enum_doc:meta])* $name:ident: $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+) => {
+        $(#[$enum_doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl $name {
+            /// All of them, with their names and what they count.
+            pub const ALL: &'static [(Self, &'static str, &'static str)] =
+                &[$((Self::$variant, $text, concat!($($doc),+)),)+];
+        }
+    };
+}
+
+metrics! {
+    /// Counters without tags.
+    Counter:
+    /// Requests whose destination was named to Envoy.
+    Steered = "warmpath_steered",
+    /// Requests decided but left to Envoy (`shadow`, or outside `steer_percent`).
+    Watched = "warmpath_watched",
+    /// Prompt tokens of matched requests, estimated from their bytes.
+    PromptTokens = "warmpath_prompt_tokens",
+    /// Of these, tokens believed to be cached where the request went.
+    PredictedHitTokens = "warmpath_predicted_hit_tokens",
+    /// Prompt tokens as the engines report them in `usage`, where they report cached ones too.
+    TruePromptTokens = "warmpath_true_prompt_tokens",
+    /// Of these, tokens that the engines found in their caches.
+    TrueHitTokens = "warmpath_true_hit_tokens",
+    /// Tokens that watched requests would have found cached where they would have been steered, beyond those where
+    /// Envoy sent them.
+    ShadowWonTokens = "warmpath_shadow_won_tokens",
+    /// Destination headers of clients that were removed.
+    ClientHeaderStripped = "warmpath_client_header_stripped",
+    /// Requests that Envoy sent elsewhere than named (a retry, or an endpoint that the cluster lacks).
+    Rerouted = "warmpath_rerouted",
+    /// Answers of 400 or above from an endpoint.
+    UpstreamErrors = "warmpath_upstream_errors",
+    /// Requests that ended before an answer began.
+    Unanswered = "warmpath_unanswered",
+    /// Bytes of request bodies read.
+    BytesRead = "warmpath_bytes_read",
+    /// Prompts completed after the decision, journaled as an extension.
+    Extended = "warmpath_extended",
+    /// Records appended to the journal.
+    JournalAppended = "warmpath_journal_appended",
+    /// Slots of the journal folded, by all VMs.
+    JournalFolded = "warmpath_journal_folded",
+    /// Slots that were overwritten before a VM read them.
+    JournalLost = "warmpath_journal_lost",
+    /// Slots that could not be read.
+    JournalBad = "warmpath_journal_bad",
+    /// Appends that shared data refused.
+    JournalErrors = "warmpath_journal_errors",
+    /// Endpoint tables received.
+    Tables = "warmpath_tables",
+    /// Endpoint tables refused: damaged, or of an unknown format.
+    TableErrors = "warmpath_table_errors",
+    /// Feed streams opened.
+    FeedOpened = "warmpath_feed_opened",
+    /// Feed streams that ended.
+    FeedClosed = "warmpath_feed_closed",
+    /// Times that a VM became the feed.
+    FeedLeader = "warmpath_feed_leader",
+    /// Configurations refused.
+    ConfigErrors = "warmpath_config_errors",
+    /// Calls that Envoy refused.
+    HostErrors = "warmpath_host_errors",
+}
+
+metrics! {
+    /// Gauges.
+    Gauge:
+    /// Endpoints in the table.
+    Endpoints = "warmpath_endpoints",
+    /// Of these, endpoints that may be chosen.
+    Choosable = "warmpath_endpoints_choosable",
+    /// Age of the endpoint table in ms.
+    TableAge = "warmpath_table_age_ms",
+    /// Boundaries in a VM's index.
+    IndexEntries = "warmpath_index_entries",
+    /// Requests in flight, over all VMs.
+    InFlight = "warmpath_in_flight",
+    /// Learned bytes a token, times 1000.
+    BytesPerToken = "warmpath_bytes_per_token_milli",
+    /// Learned prefill rate, tokens a second.
+    PrefillRate = "warmpath_prefill_tokens_per_second",
+}
+
+metrics! {
+    /// Histograms.
+    Histogram:
+    /// Time to the first generated token of streams whose prompt was at least half cached, in ms.
+    TtftWarm = "warmpath_ttft_ms.cache.=.warm;.",
+    /// Time to the first generated token of the other streams, in ms.
+    TtftCold = "warmpath_ttft_ms.cache.=.cold;.",
+    /// Reading and hashing a request's body, in µs.
+    ReadTime = "warmpath_read_us",
+    /// Folding, deciding and journaling, in µs.
+    DecideTime = "warmpath_decide_us",
+}
+
+/// The stats of one plugin in one VM.
+pub struct Stats {
+    host: Rc<dyn Host>,
+    counters: Vec<Option<MetricId>>,
+    gauges: Vec<Option<MetricId>>,
+    histograms: Vec<Option<MetricId>>,
+    requests: Vec<Option<MetricId>>,
+    load_only: Vec<Option<MetricId>>,
+    /// By pool, then by reason.
+    decisions: Vec<Option<MetricId>>,
+}
+
+impl Stats {
+    /// Defines all metrics. One that Envoy refuses is left out.
+    #[must_use]
+    pub fn new(host: Rc<dyn Host>, config: &Config) -> Self {
+        let define = |kind, name: &str| host.define_metric(kind, name).ok();
+        let counter = |name: String| define(MetricKind::Counter, &name);
+        Self {
+            counters: Counter::ALL.iter().map(|(_, name, _)| define(MetricKind::Counter, name)).collect(),
+            gauges: Gauge::ALL.iter().map(|(_, name, _)| define(MetricKind::Gauge, name)).collect(),
+            histograms: Histogram::ALL.iter().map(|(_, name, _)| define(MetricKind::Histogram, name)).collect(),
+            requests: ApiKind::ALL.iter().map(|k| counter(format!("warmpath_requests.kind.=.{};.", k.name()))).collect(),
+            load_only: LoadOnly::ALL
+                .iter()
+                .map(|w| counter(format!("warmpath_load_only.cause.=.{};.", w.name())))
+                .collect(),
+            decisions: config
+                .pool_names()
+                .flat_map(|pool| {
+                    Reason::ALL.map(|r| counter(format!("warmpath_decisions.pool.=.{pool};.reason.=.{};.", r.name())))
+                })
+                .collect(),
+            host,
+        }
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, counter: Counter, by: u64) {
+        self.increment(self.counters.get(counter as usize), by);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, gauge: Gauge, value: u64) {
+        if let Some(Some(id)) = self.gauges.get(gauge as usize) {
+            self.host.record(*id, value);
+        }
+    }
+
+    /// Records into a histogram.
+    pub fn record(&self, histogram: Histogram, value: u64) {
+        if let Some(Some(id)) = self.histograms.get(histogram as usize) {
+            self.host.record(*id, value);
+        }
+    }
+
+    /// Counts a request of this kind.
+    pub fn request(&self, kind: ApiKind) {
+        let at = ApiKind::ALL.iter().position(|k| *k == kind);
+        self.increment(at.and_then(|i| self.requests.get(i)), 1);
+    }
+
+    /// Counts a request that is placed by load alone.
+    pub fn load_only(&self, why: LoadOnly) {
+        let at = LoadOnly::ALL.iter().position(|w| *w == why);
+        self.increment(at.and_then(|i| self.load_only.get(i)), 1);
+    }
+
+    /// Counts a decision.
+    pub fn decision(&self, pool: usize, reason: Reason) {
+        let at = Reason::ALL.iter().position(|r| *r == reason);
+        self.increment(at.and_then(|i| self.decisions.get(pool * Reason::ALL.len() + i)), 1);
+    }
+
+    fn increment(&self, id: Option<&Option<MetricId>>, by: u64) {
+        if by > 0
+            && let Some(Some(id)) = id
+        {
+            self.host.increment(*id, i64::try_from(by).unwrap_or(i64::MAX));
+        }
+    }
+}

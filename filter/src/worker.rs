@@ -1,0 +1,328 @@
+//! What one VM knows and does: its view, its place in the journal, its decisions.
+//!
+//! Kept in the root context, never in statics: plugins with the same code may share one VM.
+
+use crate::feed::{Feed, journal_prefix, table_key};
+use crate::host::{Host, Level, SharedData, micros, random};
+use crate::stats::{Counter, Gauge, Histogram, Stats};
+use std::rc::Rc;
+use warmpath_core::config::{Config, Mode};
+use warmpath_core::journal::{ABSENT, Body, Caught, Record, Ring, Store, decode_slot, encode_slot};
+use warmpath_core::prefix::{Boundary, FINGERPRINT};
+use warmpath_core::request::{ApiKind, Prompt, Reader};
+use warmpath_core::router::{Decision, Request, Router};
+use warmpath_core::table::Table;
+use warmpath_core::units::{EndpointId, Millis, Origin, RequestId, Tokens, mix};
+use warmpath_core::view::View;
+
+/// Tries of an append before it is given up: each failure means that another VM appended.
+const APPEND_RETRIES: u32 = 64;
+/// At most one refill is asked for in this time.
+const REFILL_EVERY_MS: u64 = 10_000;
+
+/// One plugin in one VM.
+pub struct Worker {
+    host: Rc<dyn Host>,
+    /// Its configuration.
+    pub config: Rc<Config>,
+    /// Its stats.
+    pub stats: Stats,
+    view: View,
+    router: Router,
+    prefix: String,
+    ring: Option<Ring>,
+    origin: Origin,
+    feed: Feed,
+    vm: u64,
+    requests: u64,
+    refill_asked: Millis,
+    warmed: bool,
+}
+
+impl Worker {
+    /// A worker by this configuration. Touches nothing outside the VM: Envoy also configures a VM that it throws away.
+    #[must_use]
+    pub fn new(host: Rc<dyn Host>, config: Rc<Config>) -> Self {
+        let vm = random();
+        // Another fingerprint, another journal: a new build must not read hashes that it would compute otherwise.
+        let prefix = format!("warmpath/{}/{FINGERPRINT:x}/", config.name);
+        Self {
+            stats: Stats::new(Rc::clone(&host), &config),
+            view: View::new(config.view_limits()),
+            router: Router::new(&config),
+            ring: None,
+            origin: Origin(0),
+            feed: Feed::new(vm, &prefix, config.limits.journal_slots),
+            prefix,
+            vm,
+            requests: 0,
+            refill_asked: Millis(0),
+            warmed: false,
+            host,
+            config,
+        }
+    }
+
+    /// What this VM knows.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// The feed.
+    pub fn feed(&mut self) -> (&mut Feed, &Stats) {
+        (&mut self.feed, &self.stats)
+    }
+
+    /// An identity for a request.
+    pub fn new_request(&mut self) -> RequestId {
+        self.requests = self.requests.wrapping_add(1);
+        RequestId { origin: self.origin, number: (self.vm << 32) | (self.requests & 0xffff_ffff) }
+    }
+
+    /// Folds, keeps the feed, sets the gauges.
+    pub fn tick(&mut self) {
+        if self.config.mode == Mode::Off {
+            return;
+        }
+        let now = self.host.now();
+        self.warm_up(now);
+        self.catch_up(now, self.config.limits.fold_slots.saturating_mul(4));
+        let work = self.feed.tick(
+            &*self.host,
+            &self.stats,
+            &self.config.sidecar_cluster,
+            &self.config.name,
+            self.origin,
+            now,
+        );
+        if let Some(version) = work.table {
+            self.append(&[self.of_nobody(now, Body::Table { version })], now);
+        }
+        for payload in work.slots {
+            self.append_payload(&payload, now);
+        }
+        if self.feed.is_leading() {
+            self.set_gauges(now);
+        }
+    }
+
+    /// Folds what other VMs appended, at most `limit` slots.
+    pub fn catch_up(&mut self, now: Millis, limit: u32) {
+        if !self.open(now) {
+            return;
+        }
+        let Some(mut ring) = self.ring.take() else { return };
+        let host = Rc::clone(&self.host);
+        match ring.fold(&SharedData(&*host), limit, |_, payload| self.fold_payload(payload, now)) {
+            Ok(caught) => self.note(caught, now),
+            Err(_) => self.stats.add(Counter::HostErrors, 1),
+        }
+        self.ring = Some(ring);
+    }
+
+    /// Decides where a request goes. `read`: what was read of its prompt.
+    pub fn decide(&mut self, request: Request<'_>) -> Decision {
+        let before = self.host.nanos();
+        let now = Millis(micros(micros(before)));
+        self.catch_up(now, self.config.limits.fold_slots);
+        let decision = self.router.decide(&self.config, &self.view, request, now);
+        self.stats.decision(decision.pool, decision.reason);
+        self.stats.record(Histogram::DecideTime, micros(self.host.nanos().saturating_sub(before)));
+        decision
+    }
+
+    /// Whether a decision for this request is carried out.
+    #[must_use]
+    pub fn steers(&self, request: RequestId) -> bool {
+        let share = (mix(request.number, request.origin.0) >> 11) as f64 / (1_u64 << 53) as f64;
+        self.config.mode == Mode::Steer && share * 100.0 < self.config.steer_percent
+    }
+
+    /// Appends what happened to a request.
+    pub fn journal(&mut self, request: RequestId, bodies: Vec<Body>) {
+        let at = self.host.now();
+        let records: Vec<_> = bodies.into_iter().map(|body| Record { request, at, body }).collect();
+        self.append(&records, at);
+    }
+
+    /// The endpoint behind an address of Envoy's, and how much of a prompt it holds.
+    #[must_use]
+    pub fn at_address(&self, address: &str, boundaries: &[Boundary]) -> Option<(EndpointId, Tokens)> {
+        let (slot, known) = self.view.by_address(address)?;
+        Some((known.endpoint.id, self.view.tokens(self.view.index().matched(slot, boundaries))))
+    }
+
+    fn append(&mut self, records: &[Record], now: Millis) {
+        let payload = encode_slot(records);
+        self.stats.add(Counter::JournalAppended, records.len() as u64);
+        self.append_payload(&payload, now);
+    }
+
+    fn append_payload(&mut self, payload: &[u8], now: Millis) {
+        self.open(now);
+        if let Some(mut ring) = self.ring.take() {
+            let host = Rc::clone(&self.host);
+            let result =
+                ring.append(&SharedData(&*host), payload, APPEND_RETRIES, |_, other| self.fold_payload(other, now));
+            match result {
+                Ok(caught) => self.note(caught, now),
+                Err(_) => self.stats.add(Counter::JournalErrors, 1),
+            }
+            self.ring = Some(ring);
+        }
+        // Even what could not be shared is known here.
+        self.fold_payload(payload, now);
+    }
+
+    fn fold_payload(&mut self, payload: &[u8], now: Millis) {
+        let Ok(records) = decode_slot(payload) else {
+            self.stats.add(Counter::JournalBad, 1);
+            return;
+        };
+        for record in &records {
+            match record.body {
+                Body::Table { version } => self.load_table(version, now),
+                _ => self.view.fold(record, now),
+            }
+        }
+    }
+
+    fn note(&mut self, caught: Caught, now: Millis) {
+        self.stats.add(Counter::JournalFolded, u64::from(caught.slots));
+        if caught.lost > 0 {
+            self.stats.add(Counter::JournalLost, caught.lost);
+            self.load_newest_table(now);
+            self.want_refill(now);
+        }
+    }
+
+    /// Asks for all that is known, not too often. Called where the ring is at hand, so it is appended at the next tick.
+    fn want_refill(&mut self, now: Millis) {
+        if now.0.saturating_sub(self.refill_asked.0) >= REFILL_EVERY_MS {
+            self.refill_asked = now;
+            let payload = encode_slot(&[self.of_nobody(now, Body::RefillWanted)]);
+            let key_ring = self.ring.as_mut().map(|r| r.append(&SharedData(&*self.host), &payload, APPEND_RETRIES, |_, _| {}));
+            if key_ring.is_some_and(|r| r.is_err()) {
+                self.stats.add(Counter::JournalErrors, 1);
+            }
+        }
+    }
+
+    fn of_nobody(&self, at: Millis, body: Body) -> Record {
+        Record { request: RequestId { origin: self.origin, number: 0 }, at, body }
+    }
+
+    /// Finds the journal and the table, once. False while shared data refuses.
+    fn open(&mut self, now: Millis) -> bool {
+        if self.ring.is_some() {
+            return true;
+        }
+        let host = Rc::clone(&self.host);
+        let data = SharedData(&*host);
+        let Some(origin) = self.process_origin(&data) else {
+            self.stats.add(Counter::HostErrors, 1);
+            return false;
+        };
+        self.origin = origin;
+        match Ring::open(&data, &journal_prefix(&self.prefix), self.config.limits.journal_slots) {
+            Ok(ring) => self.ring = Some(ring),
+            Err(_) => {
+                self.stats.add(Counter::HostErrors, 1);
+                return false;
+            }
+        }
+        self.load_newest_table(now);
+        if self.ring.as_ref().is_some_and(|r| r.position() > 0) {
+            // The ring has gone round: what is no longer in it is with the sidecar.
+            self.want_refill(now);
+        }
+        true
+    }
+
+    /// One number for all VMs of the process, drawn by the first.
+    fn process_origin(&self, data: &SharedData<'_>) -> Option<Origin> {
+        let key = format!("{}origin", self.prefix);
+        // Two tries: a mismatch means that another VM drew it just now.
+        for _ in 0..2 {
+            if let Some((bytes, _)) = data.get(&key).ok()? {
+                return Some(Origin(bytes.try_into().map(u64::from_le_bytes).unwrap_or(self.vm)));
+            }
+            if data.set(&key, &self.vm.to_le_bytes(), ABSENT).is_ok() {
+                return Some(Origin(self.vm));
+            }
+        }
+        None
+    }
+
+    fn load_newest_table(&mut self, now: Millis) {
+        let versions: Vec<_> = [0, 1]
+            .iter()
+            .filter_map(|v| self.host.shared_get(&table_key(&self.prefix, *v)).ok().flatten())
+            .filter_map(|(bytes, _)| Table::peek_version(&bytes))
+            .collect();
+        if let Some(newest) = versions.into_iter().max() {
+            self.load_table(newest, now);
+        }
+    }
+
+    fn load_table(&mut self, version: u64, now: Millis) {
+        if version == self.view.table_version() {
+            return;
+        }
+        let Ok(Some((bytes, _))) = self.host.shared_get(&table_key(&self.prefix, version)) else { return };
+        if Table::peek_version(&bytes) != Some(version) {
+            // A later one stands there already; its record is on its way.
+            return;
+        }
+        match Table::decode(&bytes) {
+            Ok(table) => self.view.apply_table(&table, now),
+            Err(error) => {
+                self.stats.add(Counter::TableErrors, 1);
+                self.host.log(Level::Warn, &format!("warmpath: {error}; keeping the one before"));
+            }
+        }
+    }
+
+    fn set_gauges(&self, now: Millis) {
+        let (bytes_per_token, prefill_rate) = self.view.learned();
+        let choosable = self.view.endpoints().filter(|(_, k)| k.is_choosable()).count();
+        let age = if self.view.table_version() == 0 { 0.0 } else { now.since(self.view.table_at()).0 * 1000.0 };
+        for (gauge, value) in [
+            (Gauge::Endpoints, self.view.endpoints().count() as u64),
+            (Gauge::Choosable, choosable as u64),
+            (Gauge::TableAge, age as u64),
+            (Gauge::IndexEntries, self.view.index().entries() as u64),
+            (Gauge::InFlight, self.view.in_flight() as u64),
+            (Gauge::BytesPerToken, (bytes_per_token * 1000.0) as u64),
+            (Gauge::PrefillRate, prefill_rate as u64),
+        ] {
+            self.stats.set(gauge, value);
+        }
+    }
+
+    /// V8 compiles lazily: runs a made-up request through reading, hashing and deciding before the first real one.
+    fn warm_up(&mut self, now: Millis) {
+        if std::mem::replace(&mut self.warmed, true) {
+            return;
+        }
+        let mut reader = Reader::new(ApiKind::Chat);
+        let text = "warm up the hot path \\n ".repeat(300);
+        reader.feed(format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"{text}\"}}]}}").as_bytes());
+        let prompt = reader.finish().unwrap_or_else(|_| Prompt::default());
+        let mut view = View::new(self.config.view_limits());
+        let endpoint = warmpath_core::table::Endpoint::default();
+        view.apply_table(&Table { version: 1, written_at: now, endpoints: vec![endpoint] }, now);
+        let request = RequestId { origin: self.origin, number: 0 };
+        let body = Body::Route {
+            endpoint: EndpointId(0),
+            bytes: prompt.bytes,
+            stream: true,
+            boundaries: prompt.boundaries.clone(),
+        };
+        for record in decode_slot(&encode_slot(&[Record { request, at: now, body }])).unwrap_or_default() {
+            view.fold(&record, now);
+        }
+        self.router.decide(&self.config, &view, Request::Prompt(&prompt), now);
+    }
+}

@@ -1,0 +1,12 @@
+"""The stack that tests and demo start: Envoy with the filter, the sidecar, pods. One way to start each.
+
+| module | job |
+| --- | --- |
+| `paths` | where the built programs are |
+| `process` | child processes that end with their parent, and free ports |
+| `envoy` | Envoy's bootstrap, its process, its stats |
+| `pods` | simulated vLLM pods |
+| `sidecar` | the metrics-sidecar and its endpoint file |
+| `stack` | all of it together |
+| `client` | requests, as a client would send them |
+"""

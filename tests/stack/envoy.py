@@ -1,0 +1,323 @@
+"""Envoy as a gateway: its bootstrap in the three wirings, its process, its stats.
+
+`buffered` and `streaming` are what istio/ makes of a gateway; `none` is the same gateway without the plugin.
+"""
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+
+from . import paths
+from .process import Process, free_port, wait_for
+
+DESTINATION = "x-gateway-destination-endpoint"
+LLM_PATHS = r"^/v1/(chat/completions|completions|responses|messages|embeddings|score|rerank)/?(\?.*)?$"
+BUFFER_LIMIT = 4 * 1024 * 1024
+_EXT = "type.googleapis.com/envoy.extensions"
+
+
+def _typed(name: str, kind: str, **fields) -> dict:
+    return {"name": name, "typed_config": {"@type": f"{_EXT}.{kind}", **fields}}
+
+
+def wasm_filter(config: dict | str, filter_path: Path, streaming: bool) -> dict:
+    """The plugin. A `str` configuration goes in as it is, right or wrong."""
+    text = config if isinstance(config, str) else json.dumps(config)
+    plugin = {
+        "name": "warmpath",
+        "root_id": "warmpath",
+        "fail_open": True,
+        "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": text},
+        "vm_config": {
+            "runtime": "envoy.wasm.runtime.v8",
+            "code": {"local": {"filename": str(filter_path)}},
+        },
+    }
+    if streaming:
+        plugin["allow_on_headers_stop_iteration"] = True
+    return _typed("warmpath", "filters.http.wasm.v3.Wasm", config=plugin)
+
+
+def _buffer() -> dict:
+    """Holds LLM requests back until their body is whole; everything else streams by."""
+    return _typed(
+        "warmpath-buffer",
+        "common.matching.v3.ExtensionWithMatcher",
+        extension_config=_typed("buffer", "filters.http.buffer.v3.Buffer", max_request_bytes=BUFFER_LIMIT),
+        xds_matcher={
+            "matcher_list": {
+                "matchers": [
+                    {
+                        "predicate": {
+                            "not_matcher": {
+                                "single_predicate": {
+                                    "input": {
+                                        "name": "path",
+                                        "typed_config": {
+                                            "@type": "type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+                                            "header_name": ":path",
+                                        },
+                                    },
+                                    "value_match": {"safe_regex": {"google_re2": {}, "regex": LLM_PATHS}},
+                                }
+                            }
+                        },
+                        "on_match": {
+                            "action": {
+                                "name": "skip",
+                                "typed_config": {
+                                    "@type": f"{_EXT}.filters.common.matcher.action.v3.SkipFilter"
+                                },
+                            }
+                        },
+                    }
+                ]
+            }
+        },
+    )
+
+
+def _mutate(*mutations: dict) -> dict:
+    return _typed(
+        "warmpath-destination",
+        "filters.http.header_mutation.v3.HeaderMutation",
+        mutations={"request_mutations": list(mutations)},
+    )
+
+
+REMOVE_CLIENTS = {"remove": DESTINATION}
+COPY_DECISION = {
+    "append": {
+        "header": {"key": DESTINATION, "value": "%FILTER_STATE(wasm.warmpath.endpoint:PLAIN)%"},
+        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+        "keep_empty_value": False,
+    }
+}
+
+
+def http_filters(wiring: str, config: dict | str, filter_path: Path, plugin: bool = True) -> list[dict]:
+    """The filter chain. `plugin=False` leaves only the plugin out, as FAIL_OPEN does when it cannot be fetched."""
+    router = _typed("envoy.filters.http.router", "filters.http.router.v3.Router")
+    if wiring == "none":
+        return [router]
+    wasm = [wasm_filter(config, filter_path, wiring == "streaming")] if plugin else []
+    if wiring == "streaming":
+        return [_mutate(REMOVE_CLIENTS), *wasm, router]
+    return [*wasm, _buffer(), _mutate(REMOVE_CLIENTS, COPY_DECISION), router]
+
+
+def _address(address: str) -> dict:
+    host, port = address.rsplit(":", 1)
+    return {"socket_address": {"address": host, "port_value": int(port)}}
+
+
+def _endpoints(name: str, addresses: list[str]) -> dict:
+    return {
+        "cluster_name": name,
+        "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(a)}} for a in addresses]}],
+    }
+
+
+def _pool_cluster(addresses: list[str], policy: str) -> dict:
+    fallback = _typed(
+        f"envoy.load_balancing_policies.{policy}",
+        "load_balancing_policies."
+        + {"least_request": "least_request.v3.LeastRequest", "round_robin": "round_robin.v3.RoundRobin"}[policy],
+    )
+    override = _typed(
+        "envoy.load_balancing_policies.override_host",
+        "load_balancing_policies.override_host.v3.OverrideHost",
+        override_host_sources=[{"header": DESTINATION}],
+        fallback_policy={"policies": [{"typed_extension_config": fallback}]},
+    )
+    chosen = fallback if policy == "round_robin" else override
+    return {
+        "name": "pool",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": _endpoints("pool", addresses),
+        "load_balancing_policy": {"policies": [{"typed_extension_config": chosen}]},
+        "circuit_breakers": {
+            "thresholds": [{"max_connections": 65536, "max_pending_requests": 65536, "max_requests": 65536, "max_retries": 1024}]
+        },
+    }
+
+
+def _feed_cluster(address: str) -> dict:
+    return {
+        "name": "warmpath-sidecar",
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": _endpoints("warmpath-sidecar", [address]),
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_EXT}.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {
+                    "http2_protocol_options": {"connection_keepalive": {"interval": "2s", "timeout": "2s"}}
+                },
+            }
+        },
+    }
+
+
+# As Istio's default, and also when a connection ends before any answer: a prompt can be sent again.
+RETRY = {
+    "retry_on": "connect-failure,refused-stream,unavailable,cancelled,reset",
+    "num_retries": 2,
+    "retry_host_predicate": [
+        {
+            "name": "envoy.retry_host_predicates.previous_hosts",
+            "typed_config": {"@type": f"{_EXT}.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+        }
+    ],
+    "host_selection_retry_max_attempts": 5,
+}
+
+STATS_TAGS = [
+    {"tag_name": tag, "regex": rf"(?:\.)?({tag}\.=\.(.*?);\.)"} for tag in ("pool", "reason", "kind", "cause", "cache")
+]
+
+
+def bootstrap(
+    wiring: str,
+    pods: list[str],
+    listen: int,
+    admin: int,
+    feed: str,
+    config: dict | str,
+    filter_path: Path,
+    plugin: bool = True,
+    lds: Path | None = None,
+) -> dict:
+    """The whole configuration. With `lds`, the listener is put there instead, so that it can be changed live."""
+    listener = {
+        "name": "gateway",
+        "address": _address(f"127.0.0.1:{listen}"),
+        "filter_chains": [
+            {
+                "filters": [
+                    _typed(
+                        "http",
+                        "filters.network.http_connection_manager.v3.HttpConnectionManager",
+                        stat_prefix="gateway",
+                        codec_type="AUTO",
+                        http_filters=http_filters(wiring, config, filter_path, plugin),
+                        route_config={
+                            "virtual_hosts": [
+                                {
+                                    "name": "all",
+                                    "domains": ["*"],
+                                    "routes": [
+                                        {
+                                            "match": {"prefix": "/"},
+                                            "route": {"cluster": "pool", "timeout": "0s", "retry_policy": RETRY},
+                                        }
+                                    ],
+                                }
+                            ]
+                        },
+                    )
+                ]
+            }
+        ],
+    }
+    policy = "round_robin" if wiring == "none" else "least_request"
+    resources: dict = {"clusters": [_pool_cluster(pods, policy), _feed_cluster(feed)]}
+    result: dict = {
+        "node": {"id": "gateway", "cluster": "gateway"},
+        "admin": {"address": _address(f"127.0.0.1:{admin}")},
+        "stats_config": {"stats_tags": STATS_TAGS},
+        "static_resources": resources,
+    }
+    if lds is None:
+        resources["listeners"] = [listener]
+    else:
+        typed = {"@type": "type.googleapis.com/envoy.config.listener.v3.Listener", **listener}
+        _replace(lds, {"version_info": "1", "resources": [typed]})
+        result["dynamic_resources"] = {"lds_config": {"path_config_source": {"path": str(lds)}, "resource_api_version": "V3"}}
+    return result
+
+
+def _replace(path: Path, value: dict) -> None:
+    """Envoy watches for a file that is moved into place."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(value))
+    new.rename(path)
+
+
+class Envoy:
+    """A running gateway."""
+
+    def __init__(
+        self,
+        folder: Path,
+        wiring: str,
+        pods: list[str],
+        feed: str = "127.0.0.1:1",
+        config: dict | str | None = None,
+        concurrency: int = 2,
+        filter_path: Path = paths.FILTER,
+        plugin: bool = True,
+        live: bool = False,
+        listen: int | None = None,
+    ):
+        self.folder, self.wiring, self.pods, self.feed, self.plugin = folder, wiring, pods, feed, plugin
+        self.port = listen or free_port()
+        self.admin = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.lds = folder / "lds.json" if live else None
+        self.filter_path = filter_path
+        self.write(config if config is not None else {})
+        self.process = Process(
+            "envoy",
+            [
+                paths.ENVOY,
+                "-c",
+                folder / "envoy.json",
+                "--concurrency",
+                concurrency,
+                "--disable-hot-restart",
+                "--log-level",
+                "warning",
+            ],
+            folder / "envoy.log",
+        )
+        wait_for(f"Envoy ({folder / 'envoy.log'})", self.ready)
+
+    def write(self, config: dict | str, wiring: str | None = None) -> None:
+        """Writes the configuration; with `live` a running Envoy takes it over."""
+        if wiring:
+            self.wiring = wiring
+        if isinstance(config, dict) and self.wiring != "none":
+            config = {"wiring": self.wiring, **config}
+        whole = bootstrap(
+            self.wiring, self.pods, self.port, self.admin, self.feed, config, self.filter_path, self.plugin, self.lds
+        )
+        (self.folder / "envoy.json").write_text(json.dumps(whole))
+
+    def ready(self) -> bool:
+        if not self.process.alive():
+            raise RuntimeError(f"Envoy ended:\n{self.process.log()[-3000:]}")
+        return self.get("/ready").startswith("LIVE")
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+    def stats(self) -> dict[str, int]:
+        """The filter's counters and gauges, by `name` or `name{tag=value,…}`, without the `warmpath_` in front."""
+        result: dict[str, int] = {}
+        for line in self.get("/stats?filter=wasmcustom.warmpath").splitlines():
+            name, _, value = line.rpartition(": ")
+            if not value.isdigit():
+                continue
+            name = name.removeprefix("wasmcustom.warmpath_")
+            tags = re.findall(r"\.(\w+)\.=\.(.*?);", name)
+            base = name.split(".", 1)[0]
+            key = base + ("{" + ",".join(f"{k}={v}" for k, v in tags) + "}" if tags else "")
+            result[key] = int(value)
+        return result
+
+    def stop(self) -> None:
+        self.process.stop()

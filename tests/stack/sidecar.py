@@ -1,0 +1,38 @@
+"""The metrics-sidecar and its endpoint file."""
+
+import json
+import urllib.request
+from pathlib import Path
+
+from . import paths
+from .process import Process, free_port, wait_for
+
+
+class Sidecar:
+    """A sidecar that watches a file of endpoints."""
+
+    def __init__(self, folder: Path, pods: list[str], pools: list[dict] | None = None, name: str = "sidecar", **options):
+        self.file = folder / f"{name}-endpoints.json"
+        self.write(pods, pools)
+        self.http = f"127.0.0.1:{free_port()}"
+        self.feed = f"127.0.0.1:{free_port()}"
+        command = [paths.SIDECAR, "sidecar", "--endpoints", self.file, "--http-listen", self.http, "--feed-listen", self.feed]
+        for option, value in options.items():
+            command += ["--" + option.replace("_", "-"), str(value)]
+        self.process = Process(name, command, folder / f"{name}.log", {"RUST_LOG": "info"})
+
+    def write(self, pods: list[str], pools: list[dict] | None = None) -> None:
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps({"pools": pools or [{"name": "default", "endpoints": pods}]}))
+        new.rename(self.file)
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://{self.http}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+    def ready(self) -> "Sidecar":
+        wait_for("the sidecar", lambda: self.get("/readyz") is not None)
+        return self
+
+    def stop(self) -> None:
+        self.process.stop()
