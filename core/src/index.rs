@@ -118,6 +118,15 @@ struct Cache {
     newest: u32,
 }
 
+/// What an insert did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inserted {
+    /// Boundaries that are new to the endpoint.
+    pub fresh: u32,
+    /// Bytes at the prompt's end that no other prompt there shares.
+    pub own: u32,
+}
+
 /// The index. See the module's text.
 #[derive(Debug)]
 pub struct Index {
@@ -210,11 +219,10 @@ impl Index {
             .find_map(|(i, b)| Some((i, self.holders.get(&b.hash)?.node_of(slot)?, b.end)))
     }
 
-    /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it. Returns how
-    /// many boundaries are new there.
-    pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> u32 {
+    /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it.
+    pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
         if self.cache_mut(slot.0).is_none() {
-            return 0;
+            return Inserted::default();
         }
         let mut fresh = 0;
         let (mut next, mut parent, mut end) = (0, NONE, 0);
@@ -229,11 +237,27 @@ impl Index {
             end = boundary.end;
             fresh += 1;
         }
+        let mut own = end;
         if parent != NONE {
             self.touch(slot.0, parent, now);
+            own = end - self.branch(parent).min(end);
             self.shrink(slot.0);
         }
-        fresh
+        Inserted { fresh, own }
+    }
+
+    /// Where other prompts part from the one that ends at `node`: the end of its deepest ancestor with other children.
+    fn branch(&self, node: u32) -> u32 {
+        let mut at = self.nodes.get(node as usize);
+        let mut only_child = 0;
+        while let Some(n) = at {
+            if n.children > only_child {
+                return n.end;
+            }
+            only_child = 1;
+            at = self.nodes.get(n.parent as usize);
+        }
+        0
     }
 
     /// Takes an insert back: the prompt that ends at `last` never got there, so its `fresh` boundaries go, as far as no

@@ -126,6 +126,7 @@ impl Router {
                 matched: view.tokens(matched),
                 uncached,
                 backlog: known.load.backlog(rate, now),
+                kv_wait: view.kv_wait(known, view.tokens(bytes)),
                 prefill_rate: rate,
                 decoding: known.load.decoding(),
                 foreign: known.foreign,

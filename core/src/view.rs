@@ -4,7 +4,7 @@
 use crate::index::{HashedMap, Index, Slot};
 use crate::journal::{Body, Record, encode_slot};
 use crate::learned::{LogAverage, prefill_rate};
-use crate::load::Load;
+use crate::load::{Demand, Load};
 use crate::prefix::Boundary;
 use crate::table::{Endpoint, State, Table};
 use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, Seconds, Tokens, mix};
@@ -27,6 +27,10 @@ pub struct ViewLimits {
     /// Constant part of a time to first token: network, tokenizer, one engine step.
     pub base_ttft: Seconds,
 }
+
+/// Tokens that a request generates, and seconds that it takes, until the first are seen.
+const PRIOR_OUTPUT: f64 = 128.0;
+const PRIOR_DURATION: f64 = 3.0;
 
 impl Default for ViewLimits {
     fn default() -> Self {
@@ -63,8 +67,7 @@ struct InFlight {
     endpoint: EndpointId,
     at: Millis,
     bytes: u32,
-    uncached: Tokens,
-    streams: bool,
+    demand: Demand,
     decoding: bool,
     /// The last boundary and how many were new to the endpoint: what a `void` takes back.
     last: PrefixHash,
@@ -83,6 +86,8 @@ pub struct View {
     in_flight: HashedMap<(u64, u64), InFlight>,
     bytes_per_token: LogAverage,
     prefill: LogAverage,
+    output: LogAverage,
+    duration: LogAverage,
     table_version: u64,
     table_at: Millis,
     last_sweep: Millis,
@@ -99,6 +104,8 @@ impl View {
             in_flight: HashedMap::default(),
             bytes_per_token: LogAverage::new(limits.prior_bytes_per_token),
             prefill: LogAverage::new(limits.prior_prefill_rate),
+            output: LogAverage::new(PRIOR_OUTPUT),
+            duration: LogAverage::new(PRIOR_DURATION),
             table_version: 0,
             table_at: Millis(0),
             last_sweep: Millis(0),
@@ -167,7 +174,7 @@ impl View {
             }
             Body::Extend { bytes, boundaries } => self.extend(key, *bytes, boundaries, at),
             Body::FirstToken { ttft } => self.first_token(key, *ttft, at),
-            Body::Done { prompt, .. } => self.done(key, *prompt, at),
+            Body::Done { prompt, output, .. } => self.done(key, *prompt, *output, at),
             Body::Void => {
                 if let Some(entry) = self.end(key, at)
                     && self.by_id.get(&entry.endpoint) == Some(&entry.slot)
@@ -202,14 +209,17 @@ impl View {
         // A request that Envoy sent elsewhere after all is routed a second time.
         self.end(key, at);
         let uncached = self.tokens(bytes.saturating_sub(self.index.matched(slot, boundaries)));
-        let fresh = self.index.insert(slot, boundaries, at);
+        let inserted = self.index.insert(slot, boundaries, at);
+        let own = if boundaries.is_empty() { uncached } else { self.tokens(inserted.own) };
         let last = boundaries.last().map_or(PrefixHash(0), |b| b.hash);
         let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else {
             return;
         };
         let rate = known.prefill.value();
         let met_no_queue = known.load.in_flight() == known.load.decoding() && known.foreign == 0;
-        known.load.routed(uncached, streams, rate, at);
+        let output = Tokens(self.output.value() as u64);
+        let demand = Demand { uncached, pinned: Tokens(own.0 + output.0), streams };
+        known.load.routed(demand, rate, at);
         known.routed += 1;
         if self.in_flight.len() < self.limits.max_in_flight {
             let entry = InFlight {
@@ -217,17 +227,16 @@ impl View {
                 endpoint: id,
                 at,
                 bytes,
-                uncached,
-                streams,
+                demand,
                 decoding: false,
                 last,
-                fresh,
+                fresh: inserted.fresh,
                 met_no_queue,
             };
             self.in_flight.insert(key, entry);
         } else if let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) {
             // Not kept track of, so it must not stay in the load for ever.
-            known.load.ended(uncached, streams, false, rate, at);
+            known.load.ended(demand, false, rate, at);
         }
     }
 
@@ -237,7 +246,7 @@ impl View {
         };
         entry.bytes = bytes;
         if let Some(slot) = self.by_id.get(&entry.endpoint) {
-            entry.fresh = self.index.insert(*slot, boundaries, at);
+            entry.fresh = self.index.insert(*slot, boundaries, at).fresh;
             entry.last = boundaries.last().map_or(PrefixHash(0), |b| b.hash);
         }
     }
@@ -253,17 +262,21 @@ impl View {
         let Some(known) = current(&mut self.known, &entry) else {
             return;
         };
-        known.load.first_token(entry.uncached, entry.streams, known.prefill.value(), at);
+        known.load.first_token(entry.demand, known.prefill.value(), at);
         if entry.met_no_queue
-            && let Some(rate) = prefill_rate(entry.uncached, ttft, self.limits.base_ttft)
+            && let Some(rate) = prefill_rate(entry.demand.uncached, ttft, self.limits.base_ttft)
         {
             known.prefill.add(rate);
             self.prefill.add(rate);
         }
     }
 
-    fn done(&mut self, key: (u64, u64), prompt: Option<Tokens>, at: Millis) {
+    fn done(&mut self, key: (u64, u64), prompt: Option<Tokens>, output: Option<Tokens>, at: Millis) {
         let Some(entry) = self.end(key, at) else { return };
+        if let Some(tokens) = output {
+            self.output.add(tokens.0 as f64);
+            self.duration.add(at.since(entry.at).0);
+        }
         if let Some(tokens) = prompt
             && tokens.0 >= 64
             && entry.bytes > 0
@@ -276,7 +289,7 @@ impl View {
         let entry = self.in_flight.remove(&key)?;
         if let Some(known) = current(&mut self.known, &entry) {
             let rate = known.prefill.value();
-            known.load.ended(entry.uncached, entry.streams, entry.decoding, rate, at);
+            known.load.ended(entry.demand, entry.decoding, rate, at);
         }
         Some(entry)
     }
@@ -318,6 +331,13 @@ impl View {
     #[must_use]
     pub fn tokens(&self, bytes: u32) -> Tokens {
         Tokens((f64::from(bytes) / self.bytes_per_token.value().max(0.1)) as u64)
+    }
+
+    /// Time until a prompt of this size fits into the endpoint's KV cache; see [`Load::kv_wait`].
+    #[must_use]
+    pub fn kv_wait(&self, known: &Known, prompt: Tokens) -> Seconds {
+        let size = Tokens(prompt.0 + self.output.value() as u64);
+        known.load.kv_wait(size, known.endpoint.capacity, Seconds(self.duration.value()))
     }
 
     /// The endpoints, with their slots.

@@ -27,7 +27,7 @@ def wasm_filter(config: dict | str, filter_path: Path, streaming: bool) -> dict:
     plugin = {
         "name": "warmpath",
         "root_id": "warmpath",
-        "fail_open": True,
+        "failure_policy": "FAIL_OPEN",
         "configuration": {"@type": "type.googleapis.com/google.protobuf.StringValue", "value": text},
         "vm_config": {
             "runtime": "envoy.wasm.runtime.v8",

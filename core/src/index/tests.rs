@@ -149,7 +149,7 @@ fn an_unknown_endpoint_is_left_alone() {
 #[test]
 fn a_retracted_insert_leaves_what_was_there_and_what_grew_from_it() {
     let mut real = index(1, 1000);
-    let fresh = |real: &mut Index, branches: &[u8]| real.insert(Slot(0), &chain(branches), Millis(0));
+    let fresh = |real: &mut Index, branches: &[u8]| real.insert(Slot(0), &chain(branches), Millis(0)).fresh;
     let last = |branches: &[u8]| chain(branches).last().unwrap().hash;
     assert_eq!(fresh(&mut real, &[1, 2]), 2);
     let before = real.digest();
@@ -163,4 +163,16 @@ fn a_retracted_insert_leaves_what_was_there_and_what_grew_from_it() {
     assert_eq!(real.digest(), grown);
     real.remove_endpoint(Slot(0));
     assert_eq!((real.entries(), real.digest()), (0, 0));
+}
+
+#[test]
+fn what_a_prompt_has_for_itself_begins_where_others_part_from_it() {
+    let mut real = index(1, 10_000);
+    let own = |real: &mut Index, branches: &[u8]| real.insert(Slot(0), &chain(branches), Millis(0)).own;
+    assert_eq!(own(&mut real, &[0, 0, 0]), 30);
+    assert_eq!(own(&mut real, &[0, 0, 3, 3]), 20);
+    assert_eq!(own(&mut real, &[0, 0, 0, 0]), 20);
+    assert_eq!(own(&mut real, &[0, 0, 0, 0]), 20);
+    // A prompt that others go on from has nothing for itself.
+    assert_eq!(own(&mut real, &[0, 0]), 0);
 }

@@ -20,6 +20,8 @@ pub struct Candidate {
     pub uncached: Tokens,
     /// Time until its prefill could begin.
     pub backlog: Seconds,
+    /// Time until the prompt fits into its KV cache.
+    pub kv_wait: Seconds,
     /// Tokens a second that it prefills.
     pub prefill_rate: f64,
     /// Requests past their first token there.

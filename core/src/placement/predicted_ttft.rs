@@ -1,7 +1,7 @@
 //! Predicted time to first token: the endpoint that will answer soonest, in seconds.
 //!
 //! ```text
-//! ttft(e) = base + backlog(e) + uncached(e) / prefill_rate(e)
+//! ttft(e) = base + max(backlog(e), kv_wait(e)) + uncached(e) / prefill_rate(e)
 //!         + decoding(e) x decode_penalty + foreign(e) x foreign_penalty
 //! cost(e) = ttft(e) + uncached(e) / prefill_rate(e) x min(1, eviction_horizon / turnover(e))
 //! ```
@@ -65,7 +65,7 @@ impl PredictedTtft {
         let w = &self.weights;
         let prefill = if c.prefill_rate > 0.0 { c.uncached.0 as f64 / c.prefill_rate } else { 0.0 };
         let predicted = w.base.0
-            + c.backlog.0
+            + c.backlog.0.max(c.kv_wait.0)
             + prefill
             + f64::from(c.decoding) * w.decode_penalty.0
             + f64::from(c.foreign) * w.foreign_penalty.0;
@@ -118,6 +118,7 @@ mod tests {
             matched: Tokens(matched),
             uncached: Tokens(10_000 - matched),
             backlog: Seconds(backlog),
+            kv_wait: Seconds(0.0),
             prefill_rate: 10_000.0,
             decoding: 0,
             foreign: 0,

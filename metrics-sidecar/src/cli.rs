@@ -1,0 +1,147 @@
+//! Options of the binary. Each is also an environment variable, `WARMPATH_` and its name in capitals, because a
+//! Kubernetes manifest sets those more easily.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Warm-cache routing for vLLM behind Envoy.
+#[derive(Debug, Parser)]
+#[command(name = "warmpath", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Find the pods, scrape their metrics, feed the filter in Envoy.
+    Sidecar(Box<SidecarArgs>),
+    /// Print a running sidecar's endpoints; exit code 1 when none may be chosen.
+    Status(StatusArgs),
+}
+
+/// Options of `warmpath status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// The sidecar's HTTP address.
+    #[arg(long, env = "WARMPATH_URL", default_value = "http://127.0.0.1:9464")]
+    pub url: String,
+}
+
+/// Options of `warmpath sidecar`. Spans are written `900ms`, `1.5s`, `2m` or `1h`.
+#[derive(Args, Clone, Debug)]
+pub struct SidecarArgs {
+    /// JSON file that lists pools and their endpoints; read again whenever it changes.
+    #[arg(long, env = "WARMPATH_ENDPOINTS", value_name = "FILE")]
+    pub endpoints: PathBuf,
+    /// Time from one scrape of a pod to the next (10 % jitter, so that pods are not asked in step).
+    #[arg(long, env = "WARMPATH_SCRAPE_INTERVAL", default_value = "1s", value_parser = parse_span)]
+    pub scrape_interval: Duration,
+    /// A scrape that takes longer makes its pod `late`: still chosen, by journal alone.
+    #[arg(long, env = "WARMPATH_SCRAPE_TIMEOUT", default_value = "900ms", value_parser = parse_span)]
+    pub scrape_timeout: Duration,
+    /// A TCP connection that takes longer counts as refused: the pod's kernel accepts even while vLLM is busy.
+    #[arg(long, env = "WARMPATH_CONNECT_TIMEOUT", default_value = "500ms", value_parser = parse_span)]
+    pub connect_timeout: Duration,
+    /// How long a late pod stays choosable after its last good scrape.
+    #[arg(long, env = "WARMPATH_LATE_LIMIT", default_value = "20s", value_parser = parse_span)]
+    pub late_limit: Duration,
+    /// How soon a refused or failed scrape is tried again, before the pod counts as failing.
+    #[arg(long, env = "WARMPATH_CONFIRM_AFTER", default_value = "200ms", value_parser = parse_span)]
+    pub confirm_after: Duration,
+    /// Time from one reading of `/v1/models` to the next.
+    #[arg(long, env = "WARMPATH_MODELS_INTERVAL", default_value = "30s", value_parser = parse_span)]
+    pub models_interval: Duration,
+    /// Bearer token for `/v1/models`, where vLLM runs with `--api-key`.
+    #[arg(long, env = "WARMPATH_POD_API_KEY", hide_env_values = true, value_name = "KEY")]
+    pub pod_api_key: Option<String>,
+    /// Loads of several pods are gathered for this long before a table goes out (state changes go at once).
+    #[arg(long, env = "WARMPATH_TABLE_DELAY", default_value = "100ms", value_parser = parse_span)]
+    pub table_delay: Duration,
+    /// Where `/healthz`, `/readyz`, `/metrics`, `/status` and `/filter.wasm` are served; port 0 takes a free one.
+    #[arg(long, env = "WARMPATH_HTTP_LISTEN", default_value = "127.0.0.1:9464", value_name = "IP:PORT")]
+    pub http_listen: SocketAddr,
+    /// Where Envoy's filter connects (gRPC, plain text); port 0 takes a free one.
+    #[arg(long, env = "WARMPATH_FEED_LISTEN", default_value = "127.0.0.1:9465", value_name = "IP:PORT")]
+    pub feed_listen: SocketAddr,
+    /// How many feed streams may be open at once; one Envoy needs one for each plugin.
+    #[arg(long, env = "WARMPATH_FEED_STREAMS", default_value_t = 64, value_name = "N")]
+    pub feed_streams: usize,
+    /// Slots a second that a refill sends: slow enough that the ring is not lapped by it.
+    #[arg(long, env = "WARMPATH_REFILL_RATE", default_value_t = 256, value_name = "SLOTS")]
+    pub refill_rate: u32,
+    /// Filter to serve at `/filter.wasm`.
+    #[arg(long, env = "WARMPATH_FILTER", value_name = "FILE.wasm")]
+    pub filter: Option<PathBuf>,
+    /// How log lines look; `RUST_LOG` sets which there are (default `info`).
+    #[arg(long, env = "WARMPATH_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For reading.
+    Text,
+}
+
+/// Reads a span such as `900ms`, `1.5s`, `2m`, `1h`: more than zero, at most a day.
+///
+/// # Errors
+/// A sentence saying what was expected.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    let number_end = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(number_end);
+    let scale = match unit {
+        "ms" => 0.001,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{text:?} is not a span: write a number and ms, s, m or h, as in 900ms or 1.5s")),
+    };
+    let number: f64 = number.parse().map_err(|_| format!("{number:?} is not a number"))?;
+    let seconds = number * scale;
+    if (0.001..=86_400.0).contains(&seconds) {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("{text} is out of range: 1ms to 24h"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn spans_have_units_and_bounds() {
+        assert_eq!(parse_span("900ms"), Ok(Duration::from_millis(900)));
+        assert_eq!(parse_span("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_span("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "5", "s", "-1s", "0s", "nan s", "NaNs", "1e9h", "25h", "1 fortnight"] {
+            assert!(parse_span(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_option_has_an_environment_variable() {
+        let cli = Cli::command();
+        for sub in cli.get_subcommands() {
+            for arg in sub.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
+                let env = arg.get_env().map(|e| e.to_string_lossy().into_owned());
+                assert_eq!(env, Some(format!("WARMPATH_{}", arg.get_id().as_str().to_uppercase())));
+            }
+        }
+    }
+}

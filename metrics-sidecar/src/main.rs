@@ -1,0 +1,66 @@
+//! The `warmpath` binary: `warmpath sidecar` beside Envoy, `warmpath status` for people.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use clap::Parser;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+use warmpath_sidecar::cli::{Cli, Command, LogFormat, SidecarArgs, StatusArgs};
+use warmpath_sidecar::observe::report;
+use warmpath_sidecar::shutdown;
+use warmpath_sidecar::sidecar::Sidecar;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Sidecar(args) => done(run(&args).await.map(|()| ExitCode::SUCCESS)),
+        Command::Status(args) => done(print_status(&args).await),
+    }
+}
+
+fn done(result: Result<ExitCode, String>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        // Not through the log: it must be seen whatever RUST_LOG says.
+        let _ = writeln!(std::io::stderr(), "warmpath: {error}");
+        ExitCode::from(2)
+    })
+}
+
+async fn run(args: &SidecarArgs) -> Result<(), String> {
+    log_to_stderr(args.log_format);
+    let sidecar = Sidecar::open(args).await?;
+    let listening = sidecar.listening().map_err(|error| error.to_string())?;
+    say(&format!("{listening}\n"));
+    let (trigger, shutdown) = shutdown::channel();
+    tokio::spawn(async move {
+        match shutdown::signalled().await {
+            Ok(signal) => tracing::info!(signal, "ending"),
+            Err(error) => tracing::error!(%error, "no signal handlers; ending"),
+        }
+        trigger.end();
+    });
+    sidecar.run(shutdown).await
+}
+
+async fn print_status(args: &StatusArgs) -> Result<ExitCode, String> {
+    let status = report::fetch(&args.url).await?;
+    say(&report::text(&status));
+    Ok(if report::has_choice(&status) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Writes to stdout, and does not mind a reader that has gone.
+fn say(text: &str) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+}

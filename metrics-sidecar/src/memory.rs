@@ -1,0 +1,287 @@
+//! What was routed where, as the journals of the connected Envoys tell it: the map that a new or lapped VM is refilled
+//! from. One view for each plugin and hash fingerprint, because hashes of another fingerprint mean nothing here.
+
+use crate::table::Published;
+use bytes::Bytes;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use warmpath_core::journal::{Body, decode_slot};
+use warmpath_core::units::{Millis, Origin};
+use warmpath_core::view::{View, ViewLimits};
+
+/// Views at most; each is bounded by core's [`ViewLimits`].
+pub const MAX_VIEWS: usize = 16;
+
+/// Envoy processes whose journal position a view remembers.
+const MAX_ORIGINS: usize = 64;
+
+/// No ring is longer (core caps it there), so a position further back than this is not an overlap of two senders but a
+/// ring that began anew.
+const LONGEST_RING: u64 = 1 << 20;
+
+/// About how long a slot of a refill is: 16 of them make a message of 64 KB.
+const REFILL_SLOT_BYTES: usize = 4000;
+
+/// What came of a journal message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Folded {
+    /// Slots folded.
+    pub slots: u64,
+    /// Records folded.
+    pub records: u64,
+    /// Slots that could not be read.
+    pub bad: u64,
+    /// Slots that had been folded before: two VMs of one Envoy overlapped.
+    pub repeated: u64,
+    /// Slots that never came.
+    pub lost: u64,
+    /// A VM asked for all that is known.
+    pub refill_wanted: bool,
+}
+
+/// One plugin's view.
+#[derive(Debug)]
+pub struct Memory {
+    view: View,
+    positions: HashMap<Origin, Position>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Position {
+    next: u64,
+    seen_at: Millis,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { view: View::new(ViewLimits::default()), positions: HashMap::new() }
+    }
+}
+
+impl Memory {
+    /// Takes over a table unless it is in force already.
+    pub fn sync(&mut self, published: &Published, now: Millis) {
+        if published.table.version != self.view.table_version() {
+            self.view.apply_table(&published.table, now);
+        }
+    }
+
+    /// Folds slots of `origin`'s ring, the first at `position`.
+    pub fn fold(&mut self, origin: Origin, position: u64, slots: &[Bytes], now: Millis) -> Folded {
+        let mut folded = Folded::default();
+        let expected = match self.positions.get(&origin) {
+            Some(known) if known.next.saturating_sub(position) < LONGEST_RING => known.next,
+            _ => position,
+        };
+        folded.lost = position.saturating_sub(expected);
+        let repeated = expected.saturating_sub(position).min(slots.len() as u64);
+        folded.repeated = repeated;
+        for slot in slots.iter().skip(usize::try_from(repeated).unwrap_or(usize::MAX)) {
+            folded.slots += 1;
+            let Ok(records) = decode_slot(slot) else {
+                folded.bad += 1;
+                continue;
+            };
+            for record in &records {
+                folded.records += 1;
+                folded.refill_wanted |= matches!(record.body, Body::RefillWanted);
+                self.view.fold(record, now);
+            }
+        }
+        let next = position.saturating_add(slots.len() as u64).max(expected);
+        self.remember(origin, Position { next, seen_at: now });
+        folded
+    }
+
+    fn remember(&mut self, origin: Origin, position: Position) {
+        if self.positions.len() >= MAX_ORIGINS && !self.positions.contains_key(&origin) {
+            let oldest = self.positions.iter().min_by_key(|(_, p)| p.seen_at).map(|(origin, _)| *origin);
+            if let Some(oldest) = oldest {
+                self.positions.remove(&oldest);
+            }
+        }
+        self.positions.insert(origin, position);
+    }
+
+    /// All warmth that is known, as slots for the ring.
+    #[must_use]
+    pub fn refill(&self, own: Origin) -> Vec<Bytes> {
+        self.view.refill(own, REFILL_SLOT_BYTES).into_iter().map(Bytes::from).collect()
+    }
+
+    /// The view.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+}
+
+/// A view that streams share. A stream holds its `Arc`, which keeps the view from being dropped.
+#[derive(Debug, Default)]
+pub struct Shared(Mutex<Memory>);
+
+impl Shared {
+    /// The memory, locked. Never held across an await.
+    pub fn lock(&self) -> MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whose view: the plugin's name and its fingerprint.
+pub type Key = (String, u64);
+
+/// All views.
+#[derive(Debug, Default)]
+pub struct Memories(Mutex<BTreeMap<Key, Entry>>);
+
+#[derive(Debug)]
+struct Entry {
+    shared: Arc<Shared>,
+    opened_at: Millis,
+}
+
+impl Entry {
+    fn streams(&self) -> usize {
+        Arc::strong_count(&self.shared).saturating_sub(1)
+    }
+}
+
+impl Memories {
+    /// The view of a plugin. A new fingerprint starts afresh, and takes the place of the plugin's other views that no
+    /// stream uses any more (an Envoy that is still being drained keeps its own).
+    ///
+    /// # Errors
+    /// When [`MAX_VIEWS`] are in use.
+    pub fn open(&self, plugin: &str, fingerprint: u64, now: Millis) -> Result<Arc<Shared>, String> {
+        let mut views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (plugin.to_owned(), fingerprint);
+        if let Some(entry) = views.get_mut(&key) {
+            entry.opened_at = now;
+            return Ok(Arc::clone(&entry.shared));
+        }
+        views.retain(|(name, _), entry| name != plugin || entry.streams() > 0);
+        if views.len() >= MAX_VIEWS {
+            let idle = views.iter().filter(|(_, entry)| entry.streams() == 0);
+            let oldest = idle.min_by_key(|(_, entry)| entry.opened_at).map(|(key, _)| key.clone());
+            let oldest = oldest.ok_or_else(|| format!("{MAX_VIEWS} plugins are connected, expected at most that"))?;
+            views.remove(&oldest);
+        }
+        let shared = Arc::new(Shared::default());
+        views.insert(key, Entry { shared: Arc::clone(&shared), opened_at: now });
+        Ok(shared)
+    }
+
+    /// Each view with the number of its streams.
+    #[must_use]
+    pub fn all(&self) -> Vec<(Key, Arc<Shared>, usize)> {
+        let views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        views.iter().map(|(key, entry)| (key.clone(), Arc::clone(&entry.shared), entry.streams())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use warmpath_core::journal::{Record, encode_slot};
+    use warmpath_core::prefix::Boundary;
+    use warmpath_core::table::{Endpoint, Table};
+    use warmpath_core::units::{EndpointId, PrefixHash, RequestId};
+
+    const ORIGIN: Origin = Origin(7);
+
+    fn slot(number: u64, body: Body) -> Bytes {
+        Bytes::from(encode_slot(&[Record { request: RequestId { origin: ORIGIN, number }, at: Millis(5), body }]))
+    }
+
+    fn route(number: u64) -> Bytes {
+        let boundaries = vec![Boundary { end: 400, hash: PrefixHash(number) }];
+        slot(number, Body::Route { endpoint: EndpointId(1), bytes: 400, stream: true, boundaries })
+    }
+
+    fn published(version: u64) -> Published {
+        let endpoints = vec![Endpoint { id: EndpointId(1), ..Endpoint::default() }];
+        let table = Table { version, written_at: Millis(0), endpoints };
+        Published { table, encoded: Bytes::new(), built_at: Millis(0), pods: Vec::new() }
+    }
+
+    fn memory() -> Memory {
+        let mut memory = Memory::default();
+        memory.sync(&published(1), Millis(1));
+        memory
+    }
+
+    #[test]
+    fn what_was_folded_comes_back_as_warmth() {
+        let mut memory = memory();
+        let folded = memory.fold(ORIGIN, 10, &[route(1), route(2)], Millis(9));
+        assert_eq!(folded, Folded { slots: 2, records: 2, ..Folded::default() });
+        let refill = memory.refill(Origin(99));
+        let records: Vec<Record> = refill.iter().flat_map(|slot| decode_slot(slot).unwrap()).collect();
+        assert_eq!(records.len(), 2);
+        assert!(records.iter().all(|r| matches!(r.body, Body::Warm { endpoint: EndpointId(1), .. })));
+    }
+
+    #[test]
+    fn overlaps_are_skipped_and_gaps_counted() {
+        let mut memory = memory();
+        memory.fold(ORIGIN, 10, &[route(1), route(2)], Millis(9));
+        let again = memory.fold(ORIGIN, 11, &[route(2), route(3)], Millis(9));
+        assert_eq!((again.slots, again.repeated, again.lost), (1, 1, 0));
+        let gap = memory.fold(ORIGIN, 20, &[route(4)], Millis(9));
+        assert_eq!((gap.slots, gap.repeated, gap.lost), (1, 0, 7));
+        let all_old = memory.fold(ORIGIN, 10, &[route(1)], Millis(9));
+        assert_eq!((all_old.slots, all_old.repeated), (0, 1));
+        assert_eq!(memory.fold(ORIGIN, 21, &[route(5)], Millis(9)).lost, 0);
+    }
+
+    #[test]
+    fn a_ring_that_began_anew_is_believed() {
+        let mut memory = memory();
+        memory.fold(ORIGIN, 1 << 40, &[route(1)], Millis(9));
+        assert_eq!(memory.fold(ORIGIN, 0, &[route(2)], Millis(9)).slots, 1);
+    }
+
+    #[test]
+    fn bad_slots_cost_only_themselves() {
+        let mut memory = memory();
+        let wanted = slot(0, Body::RefillWanted);
+        let folded = memory.fold(ORIGIN, 0, &[Bytes::from_static(b"\xffgarbage"), Bytes::new(), wanted], Millis(9));
+        assert_eq!((folded.bad, folded.records, folded.refill_wanted), (2, 1, true));
+    }
+
+    #[test]
+    fn origins_are_bounded() {
+        let mut memory = memory();
+        for n in 0..500 {
+            memory.fold(Origin(n), 0, &[], Millis(n));
+        }
+        assert_eq!(memory.positions.len(), MAX_ORIGINS);
+        assert!(memory.positions.contains_key(&Origin(499)));
+    }
+
+    #[test]
+    fn another_fingerprint_starts_afresh_without_touching_the_one_in_use() {
+        let memories = Memories::default();
+        let old = memories.open("p", 1, Millis(1)).unwrap();
+        old.lock().sync(&published(1), Millis(1));
+        let new = memories.open("p", 2, Millis(2)).unwrap();
+        assert_eq!((old.lock().view().table_version(), new.lock().view().table_version()), (1, 0));
+        assert_eq!(memories.all().len(), 2);
+        drop(old);
+        memories.open("p", 3, Millis(3)).unwrap();
+        assert_eq!(memories.all().iter().map(|(key, ..)| key.1).collect::<Vec<_>>(), [2, 3]);
+    }
+
+    #[test]
+    fn views_are_bounded_and_idle_ones_make_room() {
+        let memories = Memories::default();
+        let held: Vec<_> =
+            (0..MAX_VIEWS).map(|n| memories.open(&format!("p{n}"), 0, Millis(n as u64)).unwrap()).collect();
+        assert!(memories.open("one more", 0, Millis(99)).is_err());
+        drop(held);
+        memories.open("one more", 0, Millis(99)).unwrap();
+        let names: Vec<String> = memories.all().into_iter().map(|((name, _), ..)| name).collect();
+        assert_eq!(names.len(), MAX_VIEWS);
+        assert!(!names.contains(&"p0".to_owned()));
+    }
+}

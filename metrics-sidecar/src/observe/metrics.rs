@@ -1,0 +1,203 @@
+//! The sidecar's own metrics. Counters are structs handed to what they count; everything that is a state (endpoints,
+//! table, streams, views) is read when the page is asked for, so that no series outlives what it describes.
+
+use crate::feed::Hub;
+use crate::memory::Folded;
+use crate::pods::health::Outcome;
+use crate::table::Published;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use warmpath_core::table::{Endpoint, State};
+
+const STATES: [State; 4] = [State::Ready, State::Late, State::Draining, State::Failing];
+
+/// Counts of the scrape tasks.
+#[derive(Debug)]
+pub struct ScrapeMetrics {
+    total: Counter,
+    errors: Family<[(&'static str, &'static str); 1], Counter>,
+    seconds: Histogram,
+    models_errors: Counter,
+}
+
+impl ScrapeMetrics {
+    /// Registers them.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            total: Counter::default(),
+            errors: Family::default(),
+            seconds: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            models_errors: Counter::default(),
+        };
+        registry.register(
+            "scrape",
+            "Judgements of pods: scrapes, and what late ones looked like",
+            metrics.total.clone(),
+        );
+        registry.register("scrape_errors", "Those that were no success, by cause", metrics.errors.clone());
+        registry.register("scrape_seconds", "Time until a scrape was answered or failed", metrics.seconds.clone());
+        registry.register("models_errors", "Failed readings of /v1/models", metrics.models_errors.clone());
+        metrics
+    }
+
+    /// A scrape was answered or failed.
+    pub fn took(&self, time: Duration) {
+        self.seconds.observe(time.as_secs_f64());
+    }
+
+    /// A scrape was judged.
+    pub fn ended(&self, outcome: Outcome) {
+        self.total.inc();
+        if outcome != Outcome::Success {
+            self.errors.get_or_create(&[("cause", outcome.name())]).inc();
+        }
+    }
+
+    /// `/v1/models` could not be read.
+    pub fn models_failed(&self) {
+        self.models_errors.inc();
+    }
+}
+
+/// Counts of the feed.
+#[derive(Debug, Default)]
+pub struct FeedMetrics {
+    /// Streams that said hello.
+    pub connected: Counter,
+    /// Streams refused.
+    pub refused: Counter,
+    /// Tables sent.
+    pub tables: Counter,
+    /// Refills sent to the end.
+    pub refills: Counter,
+    /// Slots sent in refills.
+    pub refill_slots: Counter,
+    slots: Counter,
+    records: Counter,
+    bad: Counter,
+    repeated: Counter,
+    lost: Counter,
+}
+
+impl FeedMetrics {
+    /// Registers them.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for (name, help, counter) in [
+            ("feed_connects", "Feed streams that said hello", &metrics.connected),
+            ("feed_refused", "Feed streams refused", &metrics.refused),
+            ("tables_sent", "Endpoint tables sent to Envoys", &metrics.tables),
+            ("refills_sent", "Refills sent to the end", &metrics.refills),
+            ("refill_slots_sent", "Journal slots sent in refills", &metrics.refill_slots),
+            ("journal_slots", "Journal slots folded", &metrics.slots),
+            ("journal_records", "Journal records folded", &metrics.records),
+            ("journal_bad_slots", "Journal slots that could not be read", &metrics.bad),
+            ("journal_repeated_slots", "Journal slots that had been folded before", &metrics.repeated),
+            ("journal_lost_slots", "Journal slots that never came", &metrics.lost),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        metrics
+    }
+
+    /// A journal message was folded.
+    pub fn folded(&self, folded: &Folded) {
+        self.slots.inc_by(folded.slots);
+        self.records.inc_by(folded.records);
+        self.bad.inc_by(folded.bad);
+        self.repeated.inc_by(folded.repeated);
+        self.lost.inc_by(folded.lost);
+    }
+}
+
+/// A registry with the prefix of all names, and what tells the version.
+#[must_use]
+pub fn registry() -> Registry {
+    let mut registry = Registry::with_prefix("warmpath_sidecar");
+    registry.register("build", "Version of this build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    registry
+}
+
+/// Reads the present state when the page is asked for.
+#[derive(Debug)]
+pub struct Present(pub Arc<Hub>);
+
+impl Collector for Present {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let hub = &self.0;
+        let published = hub.tables.borrow().clone();
+        let mut gauges = Gauges(&mut encoder);
+        if let Some(published) = &published {
+            endpoints(&mut gauges, published)?;
+            let age = hub.clock.now().since(published.built_at).0;
+            gauges.one("table_version", "Version of the newest endpoint table", published.table.version)?;
+            gauges.one("table_age_seconds", "Time since the newest endpoint table", age)?;
+        }
+        gauges.one("feed_streams", "Open feed streams", hub.open.all().len() as u64)?;
+        let views = hub.memories.all();
+        let numbers: Vec<_> = views
+            .iter()
+            .map(|((plugin, fingerprint), shared, _)| {
+                let memory = shared.lock();
+                let labels = [("plugin", plugin.clone()), ("fingerprint", format!("{fingerprint:016x}"))];
+                (labels, memory.view().index().entries() as u64, memory.view().in_flight() as u64)
+            })
+            .collect();
+        let entries = numbers.iter().map(|(labels, entries, _)| (labels.clone(), *entries));
+        gauges.family("view_entries", "Prefix boundaries that a view holds", entries)?;
+        let in_flight = numbers.into_iter().map(|(labels, _, in_flight)| (labels, in_flight));
+        gauges.family("view_in_flight", "Requests in flight, by the journal", in_flight)
+    }
+}
+
+fn endpoints(gauges: &mut Gauges<'_, '_>, published: &Published) -> fmt::Result {
+    let all = &published.table.endpoints;
+    let count = |state| all.iter().filter(|e| e.state == state).count() as u64;
+    let states = STATES.map(|state| ([("state", state.name().to_owned())], count(state)));
+    gauges.family("endpoints", "Endpoints by state", states)?;
+    let each = |value: fn(&Endpoint) -> f64| all.iter().map(move |e| (labels(e), value(e)));
+    gauges.family("endpoint_running", "Requests running at the last scrape", each(|e| f64::from(e.load.running)))?;
+    gauges.family("endpoint_waiting", "Requests waiting at the last scrape", each(|e| f64::from(e.load.waiting)))?;
+    gauges.family("endpoint_kv_usage", "KV cache in use, 0 to 1", each(|e| f64::from(e.load.kv_usage)))?;
+    let states = all.iter().flat_map(|e| {
+        STATES.map(|state| {
+            let [endpoint, pool, rank] = labels(e);
+            ([endpoint, pool, rank, ("state", state.name().to_owned())], u64::from(e.state == state))
+        })
+    });
+    gauges.family("endpoint_state", "1 for the state that the endpoint is in", states)
+}
+
+fn labels(endpoint: &Endpoint) -> [(&'static str, String); 3] {
+    let rank = endpoint.rank.map(|r| r.to_string()).unwrap_or_default();
+    [("endpoint", endpoint.address.clone()), ("pool", endpoint.pool.clone()), ("rank", rank)]
+}
+
+struct Gauges<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Gauges<'_, '_> {
+    fn one(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn family<L: EncodeLabelSet, V: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (L, V)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        values.into_iter().try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
+    }
+}

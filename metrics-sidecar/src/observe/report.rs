@@ -1,0 +1,108 @@
+//! `warmpath status`: the status page as a table for people.
+
+use super::status::Status;
+use crate::pods::client::Client;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Reads the status page of the sidecar at `url` (`http://host:port`).
+///
+/// # Errors
+/// A sentence saying what is wrong and what to do.
+pub async fn fetch(url: &str) -> Result<Status, String> {
+    let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let client = Client::new(Duration::from_secs(2), None)?;
+    let read = tokio::time::timeout(Duration::from_secs(5), client.get(host, "/status", false)).await;
+    let (status, body) = read
+        .map_err(|_| format!("{url}: no answer within 5 s"))?
+        .map_err(|failure| format!("{url}: {}; is the sidecar running there? (--url)", failure.error))?;
+    if status != hyper::StatusCode::OK {
+        return Err(format!("{url}/status: {status}, expected a warmpath sidecar"));
+    }
+    serde_json::from_slice(&body).map_err(|error| format!("{url}/status: {error}, expected a warmpath sidecar"))
+}
+
+/// Whether any endpoint may be chosen.
+#[must_use]
+pub fn has_choice(status: &Status) -> bool {
+    status.pods.iter().flat_map(|pod| &pod.endpoints).any(|endpoint| endpoint.choosable)
+}
+
+/// The page for people.
+#[must_use]
+pub fn text(status: &Status) -> String {
+    let mut rows = vec![
+        ["POOL", "ENDPOINT", "STATE", "RUNNING", "WAITING", "KV", "HITS", "CAPACITY", "SCRAPED", "NOTE"]
+            .map(str::to_owned),
+    ];
+    for pod in &status.pods {
+        for endpoint in &pod.endpoints {
+            rows.push([
+                pod.pool.clone(),
+                endpoint.rank.map_or_else(|| pod.address.clone(), |rank| format!("{} rank {rank}", pod.address)),
+                endpoint.state.clone(),
+                endpoint.running.to_string(),
+                endpoint.waiting.to_string(),
+                format!("{:.0}%", endpoint.kv_usage * 100.0),
+                endpoint.hit_ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{:.0}%", ratio * 100.0)),
+                endpoint.capacity_tokens.to_string(),
+                pod.last_success_s.map_or_else(|| "never".to_owned(), |age| format!("{age:.1}s ago")),
+                pod.error.clone().unwrap_or_default(),
+            ]);
+        }
+    }
+    let mut out = String::new();
+    let widths: Vec<usize> =
+        (0..10).map(|n| rows.iter().filter_map(|r| Some(r.get(n)?.chars().count())).max().unwrap_or(0)).collect();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let _ = writeln!(out, "{}", cells.join("  ").trim_end());
+    }
+    match &status.table {
+        Some(table) => {
+            let _ = writeln!(out, "\ntable {}, {:.1}s old", table.version, table.age_s);
+        }
+        None => out.push_str("\nno table yet\n"),
+    }
+    for feed in &status.feeds {
+        let _ = writeln!(
+            out,
+            "feed {} plugin {} slots {} refills {}",
+            feed.peer, feed.plugin, feed.journal_slots, feed.refills
+        );
+    }
+    if status.feeds.is_empty() {
+        out.push_str("no Envoy is connected\n");
+    }
+    for view in &status.views {
+        let _ = writeln!(out, "view {} entries {} in flight {}", view.plugin, view.entries, view.in_flight);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::status::{EndpointStatus, PodStatus};
+    use super::*;
+
+    fn status(choosable: bool) -> Status {
+        let endpoint =
+            EndpointStatus { state: "ready".to_owned(), choosable, rank: Some(1), ..EndpointStatus::default() };
+        let pod = PodStatus { address: "1.1.1.1:1".to_owned(), endpoints: vec![endpoint], ..PodStatus::default() };
+        Status { pods: vec![pod], ..Status::default() }
+    }
+
+    #[test]
+    fn the_page_lists_each_endpoint() {
+        let text = text(&status(true));
+        assert!(text.contains("1.1.1.1:1 rank 1  ready"), "{text}");
+        assert!(text.contains("no Envoy is connected"), "{text}");
+    }
+
+    #[test]
+    fn a_choice_is_an_endpoint_that_may_be_chosen() {
+        assert!(has_choice(&status(true)));
+        assert!(!has_choice(&status(false)));
+        assert!(!has_choice(&Status::default()));
+    }
+}

@@ -1,0 +1,221 @@
+//! The status page: what the sidecar knows, as JSON. The same types read it again for `warmpath status`.
+
+use crate::feed::Hub;
+use crate::table::{Pod, Published, endpoints};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use warmpath_core::units::Millis;
+
+/// The page. Ages and spans are in seconds.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct Status {
+    /// Version of the sidecar.
+    pub version: String,
+    /// Since it was started.
+    pub uptime_s: f64,
+    /// Whether a table was published.
+    pub ready: bool,
+    /// The newest table.
+    pub table: Option<TableStatus>,
+    /// The discovered pods.
+    pub pods: Vec<PodStatus>,
+    /// The open feed streams.
+    pub feeds: Vec<FeedStatus>,
+    /// What was routed where, for each plugin.
+    pub views: Vec<ViewStatus>,
+}
+
+/// The newest table.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct TableStatus {
+    /// Its version.
+    pub version: u64,
+    /// Since it was built.
+    pub age_s: f64,
+}
+
+/// A pod.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct PodStatus {
+    /// `ip:port` as Envoy knows it.
+    pub address: String,
+    /// Where it is scraped.
+    pub scrape: String,
+    /// Its pool.
+    pub pool: String,
+    /// Its UID, where discovery knows one.
+    pub uid: Option<String>,
+    /// Its labels, where discovery knows them.
+    pub labels: BTreeMap<String, String>,
+    /// How its last scrape ended.
+    pub last_scrape: Option<String>,
+    /// What went wrong there.
+    pub error: Option<String>,
+    /// Since its last good scrape.
+    pub last_success_s: Option<f64>,
+    /// Models and adapters that it serves.
+    pub models: Vec<String>,
+    /// Its caches.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// A row of the table.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct EndpointStatus {
+    /// Identity of the cache, hexadecimal.
+    pub id: String,
+    /// Data-parallel rank.
+    pub rank: Option<u32>,
+    /// ready, late, draining or failing.
+    pub state: String,
+    /// Whether it may be chosen.
+    pub choosable: bool,
+    /// Requests running at the last scrape.
+    pub running: u32,
+    /// Requests waiting at the last scrape.
+    pub waiting: u32,
+    /// KV cache in use, 0 to 1.
+    pub kv_usage: f32,
+    /// Tokens in a block; 0 when not known.
+    pub block_size: u32,
+    /// Tokens in the whole cache; 0 when not known.
+    pub capacity_tokens: u64,
+    /// Of the tokens looked up in its prefix cache since it started, the share that was found.
+    pub hit_ratio: Option<f64>,
+}
+
+/// A feed stream.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct FeedStatus {
+    /// Envoy's side of the connection.
+    pub peer: String,
+    /// The plugin.
+    pub plugin: String,
+    /// The Envoy process, hexadecimal.
+    pub origin: String,
+    /// Since it connected.
+    pub age_s: f64,
+    /// Journal slots that came.
+    pub journal_slots: u64,
+    /// Tables sent.
+    pub tables: u64,
+    /// Refills sent.
+    pub refills: u64,
+}
+
+/// A view.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct ViewStatus {
+    /// The plugin.
+    pub plugin: String,
+    /// Fingerprint of its boundaries and hashes, hexadecimal.
+    pub fingerprint: String,
+    /// Streams that feed it.
+    pub streams: usize,
+    /// Boundaries that it holds.
+    pub entries: usize,
+    /// Boundaries that it has dropped for want of room.
+    pub evicted: u64,
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Learned bytes a token.
+    pub bytes_per_token: f64,
+    /// Learned prefill rate, tokens a second.
+    pub prefill_rate: f64,
+    /// Equal for views that hold the same, hexadecimal.
+    pub digest: String,
+}
+
+/// The page as of now.
+#[must_use]
+pub fn status(hub: &Hub) -> Status {
+    let now = hub.clock.now();
+    let published = hub.tables.borrow().clone();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_s: now.since(hub.clock.started_at()).0,
+        ready: published.is_some(),
+        table: published.as_ref().map(|p| TableStatus { version: p.table.version, age_s: now.since(p.built_at).0 }),
+        pods: published.as_deref().map(|p| pods(p, now)).unwrap_or_default(),
+        feeds: feeds(hub, now),
+        views: views(hub),
+    }
+}
+
+fn pods(published: &Published, now: Millis) -> Vec<PodStatus> {
+    published.pods.iter().map(|pod| one(pod, now)).collect()
+}
+
+fn one(pod: &Pod, now: Millis) -> PodStatus {
+    let rows = endpoints(pod);
+    let report = pod.report.as_ref();
+    let hit_ratio = |n: usize| {
+        let cache = report?.caches.get(n)?;
+        (cache.queries > 0.0).then(|| cache.hits / cache.queries)
+    };
+    PodStatus {
+        address: pod.found.address.clone(),
+        scrape: pod.found.scrape.clone(),
+        pool: pod.found.pool.clone(),
+        uid: pod.found.uid.clone(),
+        labels: pod.found.labels.clone(),
+        last_scrape: report.and_then(|r| r.outcome).map(|o| o.name().to_owned()),
+        error: report.and_then(|r| r.error.clone()),
+        last_success_s: report.and_then(|r| r.last_success).map(|at| now.since(at).0),
+        models: rows.first().map(|row| row.models.clone()).unwrap_or_default(),
+        endpoints: rows
+            .iter()
+            .enumerate()
+            .map(|(n, row)| EndpointStatus {
+                id: format!("{:016x}", row.id.0),
+                rank: row.rank,
+                state: row.state.name().to_owned(),
+                choosable: row.state.is_choosable(),
+                running: row.load.running,
+                waiting: row.load.waiting,
+                kv_usage: row.load.kv_usage,
+                block_size: row.block_size,
+                capacity_tokens: row.capacity.0,
+                hit_ratio: hit_ratio(n),
+            })
+            .collect(),
+    }
+}
+
+fn feeds(hub: &Hub, now: Millis) -> Vec<FeedStatus> {
+    let open = hub.open.all();
+    open.iter()
+        .map(|stream| FeedStatus {
+            peer: stream.peer.clone(),
+            plugin: stream.plugin.clone(),
+            origin: format!("{:016x}", stream.origin.0),
+            age_s: now.since(stream.since).0,
+            journal_slots: stream.slots.load(Ordering::Relaxed),
+            tables: stream.tables.load(Ordering::Relaxed),
+            refills: stream.refills.load(Ordering::Relaxed),
+        })
+        .collect()
+}
+
+fn views(hub: &Hub) -> Vec<ViewStatus> {
+    let all = hub.memories.all();
+    all.into_iter()
+        .map(|((plugin, fingerprint), shared, streams)| {
+            let memory = shared.lock();
+            let view = memory.view();
+            let (bytes_per_token, prefill_rate) = view.learned();
+            ViewStatus {
+                plugin,
+                fingerprint: format!("{fingerprint:016x}"),
+                streams,
+                entries: view.index().entries(),
+                evicted: view.index().evicted(),
+                in_flight: view.in_flight(),
+                bytes_per_token,
+                prefill_rate,
+                digest: format!("{:016x}", view.digest()),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,139 @@
+//! `warmpath sidecar`: puts the parts together, says where they listen, and stops them within a second.
+
+use crate::cli::SidecarArgs;
+use crate::clock::Clock;
+use crate::discovery::file::FileDiscovery;
+use crate::discovery::{Discovery, OnError};
+use crate::feed::{FeedService, Hub, OpenStreams};
+use crate::keeper::Keeper;
+use crate::memory::Memories;
+use crate::observe::metrics::{FeedMetrics, Present, ScrapeMetrics, registry};
+use crate::observe::wasm::Wasm;
+use crate::observe::web::{Pages, router};
+use crate::pods::client::Client;
+use crate::pods::task::{Timing, Tools};
+use crate::proto::feed_server::FeedServer;
+use crate::shutdown::Shutdown;
+use crate::table::Publisher;
+use prometheus_client::metrics::counter::Counter;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use warmpath_core::units::Origin;
+
+/// HTTP/2 pings to Envoy, and how long an answer may take: a half-open stream ends after both.
+const PING: Duration = Duration::from_secs(5);
+
+/// How long open connections may finish after the end was asked for.
+const FINISH: Duration = Duration::from_millis(700);
+
+/// A sidecar whose listeners are open.
+pub struct Sidecar {
+    http: TcpListener,
+    feed: TcpListener,
+    hub: Arc<Hub>,
+    pages: Arc<Pages>,
+    keeper: Keeper,
+    discovery: Box<dyn Discovery>,
+    on_error: OnError,
+    feed_streams: usize,
+}
+
+impl Sidecar {
+    /// Opens the listeners and reads the filter.
+    ///
+    /// # Errors
+    /// A sentence naming the option that cannot be met.
+    pub async fn open(args: &SidecarArgs) -> Result<Self, String> {
+        let clock = Clock::start();
+        let http = listen("--http-listen", args.http_listen).await?;
+        let feed = listen("--feed-listen", args.feed_listen).await?;
+        let wasm = args.filter.as_deref().map(Wasm::read).transpose()?;
+        let mut registry = registry();
+        let discovery_errors = Counter::<u64>::default();
+        registry.register("discovery_errors", "Failed readings of the endpoints' source", discovery_errors.clone());
+        let tools = Tools {
+            client: Client::new(args.connect_timeout, args.pod_api_key.as_deref())?,
+            timing: Timing {
+                interval: args.scrape_interval,
+                timeout: args.scrape_timeout,
+                confirm_after: args.confirm_after,
+                late_limit: args.late_limit,
+                models_interval: args.models_interval,
+            },
+            clock,
+            metrics: Arc::new(ScrapeMetrics::register(&mut registry)),
+        };
+        let (publisher, tables) = Publisher::new(clock.started_at());
+        let hub = Arc::new(Hub {
+            tables,
+            memories: Memories::default(),
+            open: OpenStreams::default(),
+            metrics: Arc::new(FeedMetrics::register(&mut registry)),
+            clock,
+            refill_rate: args.refill_rate,
+            own: Origin(rand::random()),
+        });
+        registry.register_collector(Box::new(Present(Arc::clone(&hub))));
+        Ok(Self {
+            http,
+            feed,
+            pages: Arc::new(Pages { hub: Arc::clone(&hub), registry, wasm }),
+            hub,
+            keeper: Keeper::new(tools, publisher, args.table_delay),
+            discovery: Box::new(FileDiscovery::new(args.endpoints.clone())),
+            on_error: Box::new(move |error| {
+                discovery_errors.inc();
+                tracing::error!(error, "endpoints not read; the last good ones stay in force");
+            }),
+            feed_streams: args.feed_streams,
+        })
+    }
+
+    /// Where it listens, as one line of JSON: `{"http":"ip:port","feed":"ip:port"}`.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub fn listening(&self) -> std::io::Result<String> {
+        let (http, feed) = (self.http.local_addr()?, self.feed.local_addr()?);
+        Ok(serde_json::json!({"http": http.to_string(), "feed": feed.to_string()}).to_string())
+    }
+
+    /// Serves until shutdown.
+    ///
+    /// # Errors
+    /// When a server fails.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), String> {
+        let (found, discovered) = watch::channel(None);
+        let discovery = tokio::spawn(self.discovery.run(found, self.on_error));
+        let keeper = tokio::spawn(self.keeper.run(discovered, shutdown.clone()));
+        let http = axum::serve(self.http, router(self.pages)).with_graceful_shutdown(shutdown.wait());
+        let feed = Server::builder()
+            .http2_keepalive_interval(Some(PING))
+            .http2_keepalive_timeout(Some(PING))
+            .tcp_nodelay(true)
+            .add_service(FeedServer::new(FeedService::new(self.hub, self.feed_streams, shutdown.clone())))
+            .serve_with_incoming_shutdown(TcpListenerStream::new(self.feed), shutdown.wait());
+        let both = async {
+            tokio::try_join!(async { http.await.map_err(|error| format!("HTTP server: {error}")) }, async {
+                feed.await.map_err(|error| format!("feed server: {error}"))
+            },)
+        };
+        let result = tokio::select! {
+            result = both => result.map(drop),
+            // Connections that Envoy or a browser keeps open would otherwise hold the process.
+            () = async { shutdown.wait().await; tokio::time::sleep(FINISH).await } => Ok(()),
+        };
+        discovery.abort();
+        keeper.abort();
+        result
+    }
+}
+
+async fn listen(option: &str, address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| format!("{option} {address}: {error}"))
+}
