@@ -39,6 +39,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--trace", type=Path, default=paths.TRACE, help="JSONL of OpenAI bodies, plain or .gz")
     p.add_argument("--concurrency", type=int, default=4, help="Envoy workers")
     p.add_argument("--wiring", choices=("buffered", "streaming"), default="buffered", help="how the filter is wired")
+    p.add_argument("--config", type=json.loads, default={}, help="plugin configuration, JSON")
     p.add_argument("--policies", default="round_robin,warmpath", help="what to play, in this order")
     p.add_argument("--keep", action="store_true", help="leave the last gateway running until Ctrl-C")
     return p.parse_args()
@@ -57,7 +58,7 @@ class Run:
         addresses = [p.address for p in self.pods]
         self.sidecar = self.add(Sidecar(self.folder, addresses)).ready()
         wiring = "none" if self.policy == "round_robin" else self.options.wiring
-        config = {} if wiring == "none" else {"debug_headers": True}
+        config = {} if wiring == "none" else {"debug_headers": True, **self.options.config}
         self.envoy = self.add(
             Envoy(self.folder, wiring, addresses, self.sidecar.feed, config, concurrency=self.options.concurrency)
         )

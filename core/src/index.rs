@@ -48,6 +48,8 @@ struct Node {
     end: u32,
     parent: u32,
     children: u32,
+    /// Requests in flight that end here, and children with pins.
+    pins: u32,
     older: u32,
     newer: u32,
     listed: bool,
@@ -112,19 +114,11 @@ impl Holders {
 struct Cache {
     id: EndpointId,
     used: u64,
+    pinned: u64,
     capacity: u64,
     entries: u64,
     oldest: u32,
     newest: u32,
-}
-
-/// What an insert did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Inserted {
-    /// Boundaries that are new to the endpoint.
-    pub fresh: u32,
-    /// Bytes at the prompt's end that no other prompt there shares.
-    pub own: u32,
 }
 
 /// The index. See the module's text.
@@ -162,7 +156,7 @@ impl Index {
         }
         self.clear(slot);
         if let Some(cache) = self.caches.get_mut(at) {
-            *cache = Some(Cache { id, used: 0, capacity, entries: 0, oldest: NONE, newest: NONE });
+            *cache = Some(Cache { id, used: 0, pinned: 0, capacity, entries: 0, oldest: NONE, newest: NONE });
         }
     }
 
@@ -191,9 +185,7 @@ impl Index {
             if open == 0 {
                 break;
             }
-            let Some(holders) = self.holders.get(&boundary.hash) else {
-                continue;
-            };
+            let Some(holders) = self.holders.get(&boundary.hash) else { continue };
             for (slot, _) in holders.as_slice() {
                 if let Some(matched) = out.get_mut(*slot as usize)
                     && *matched == 0
@@ -219,10 +211,28 @@ impl Index {
             .find_map(|(i, b)| Some((i, self.holders.get(&b.hash)?.node_of(slot)?, b.end)))
     }
 
-    /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it.
-    pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
+    /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it. Returns how
+    /// many boundaries are new there.
+    pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> u32 {
+        let fresh = self.add(slot, boundaries, now);
+        self.shrink(slot.0);
+        fresh
+    }
+
+    /// As [`Index::insert`], for a request that is in flight from now on: its blocks cannot be evicted until
+    /// [`Index::unpin`].
+    pub fn insert_pinned(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> u32 {
+        let fresh = self.add(slot, boundaries, now);
+        if let Some(last) = boundaries.last() {
+            self.pin(slot, last.hash);
+        }
+        self.shrink(slot.0);
+        fresh
+    }
+
+    fn add(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> u32 {
         if self.cache_mut(slot.0).is_none() {
-            return Inserted::default();
+            return 0;
         }
         let mut fresh = 0;
         let (mut next, mut parent, mut end) = (0, NONE, 0);
@@ -237,39 +247,73 @@ impl Index {
             end = boundary.end;
             fresh += 1;
         }
-        let mut own = end;
         if parent != NONE {
             self.touch(slot.0, parent, now);
-            own = end - self.branch(parent).min(end);
-            self.shrink(slot.0);
         }
-        Inserted { fresh, own }
+        fresh
     }
 
-    /// Where other prompts part from the one that ends at `node`: the end of its deepest ancestor with other children.
-    fn branch(&self, node: u32) -> u32 {
-        let mut at = self.nodes.get(node as usize);
-        let mut only_child = 0;
-        while let Some(n) = at {
-            if n.children > only_child {
-                return n.end;
+    fn pin(&mut self, slot: Slot, last: PrefixHash) {
+        let mut id = self.node_of(slot, last);
+        // Only the first pin of a boundary reaches its parent, so what is shared with pinned prompts costs nothing.
+        while let Some(node) = self.nodes.get_mut(id as usize) {
+            node.pins += 1;
+            if node.pins > 1 {
+                return;
             }
-            only_child = 1;
-            at = self.nodes.get(n.parent as usize);
+            let node = *node;
+            let size = self.size(&node);
+            if let Some(cache) = self.cache_mut(slot.0) {
+                cache.pinned += size;
+            }
+            id = node.parent;
         }
-        0
+    }
+
+    /// The request that was inserted pinned and ends at `last` is over. vLLM frees its blocks now, so it was used now.
+    pub fn unpin(&mut self, slot: Slot, last: PrefixHash, now: Millis) {
+        let leaf = self.node_of(slot, last);
+        if self.nodes.get(leaf as usize).is_none_or(|n| n.pins == 0) {
+            return;
+        }
+        let mut id = leaf;
+        while let Some(node) = self.nodes.get_mut(id as usize) {
+            node.pins = node.pins.saturating_sub(1);
+            if node.pins > 0 {
+                break;
+            }
+            let node = *node;
+            let size = self.size(&node);
+            if let Some(cache) = self.cache_mut(slot.0) {
+                cache.pinned = cache.pinned.saturating_sub(size);
+            }
+            id = node.parent;
+        }
+        self.touch(slot.0, leaf, now);
+        self.shrink(slot.0);
+    }
+
+    /// Bytes that the requests in flight there hold, what they share counted once.
+    #[must_use]
+    pub fn pinned(&self, slot: Slot) -> u64 {
+        self.cache(slot.0).map_or(0, |c| c.pinned)
+    }
+
+    fn node_of(&self, slot: Slot, hash: PrefixHash) -> u32 {
+        self.holders.get(&hash).and_then(|h| h.node_of(slot.0)).unwrap_or(NONE)
+    }
+
+    fn size(&self, node: &Node) -> u64 {
+        let before = self.nodes.get(node.parent as usize).map_or(0, |p| p.end);
+        u64::from(node.end.saturating_sub(before))
     }
 
     /// Takes an insert back: the prompt that ends at `last` never got there, so its `fresh` boundaries go, as far as no
     /// other prompt has grown from them since.
     pub fn retract(&mut self, slot: Slot, last: PrefixHash, fresh: u32) {
-        let Some(mut id) = self.holders.get(&last).and_then(|h| h.node_of(slot.0)) else {
-            return;
-        };
+        let Some(mut id) = self.holders.get(&last).and_then(|h| h.node_of(slot.0)) else { return };
         for _ in 0..fresh {
-            let Some(node) = self.nodes.get(id as usize).copied() else {
-                return;
-            };
+            let Some(node) = self.nodes.get(id as usize).copied() else { return };
             if node.children > 0 {
                 return;
             }
@@ -330,8 +374,14 @@ impl Index {
         let mut chains = Vec::new();
         let mut told: HashedMap<PrefixHash, ()> = HashedMap::default();
         let mut at = self.cache(slot.0).map_or(NONE, |c| c.oldest);
+        let mut listed = Vec::new();
         while let Some(leaf) = self.nodes.get(at as usize) {
+            listed.push(leaf);
             at = leaf.newer;
+        }
+        // In use for so long that they would have been evicted: the most recent of all.
+        let in_use = self.nodes.iter().filter(|n| n.slot == slot.0 && n.pins > 0 && n.children == 0 && !n.listed);
+        for leaf in listed.into_iter().chain(in_use) {
             let mut chain = Vec::new();
             let mut up = Some(leaf);
             while let Some(node) = up {
@@ -363,6 +413,7 @@ impl Index {
             end: boundary.end,
             parent,
             children: 0,
+            pins: 0,
             older: NONE,
             newer: NONE,
             listed: false,
@@ -420,9 +471,7 @@ impl Index {
     }
 
     fn unlist(&mut self, slot: u32, node: u32) {
-        let Some(n) = self.nodes.get_mut(node as usize) else {
-            return;
-        };
+        let Some(n) = self.nodes.get_mut(node as usize) else { return };
         if !std::mem::take(&mut n.listed) {
             return;
         }
@@ -455,16 +504,12 @@ impl Index {
     }
 
     /// Takes the oldest of the list: a leaf goes; a boundary that still has children only leaves the list, for it is as
-    /// recent as they are and becomes the oldest leaf when the last of them goes.
+    /// recent as they are and becomes the oldest leaf when the last of them goes. One in use comes back when it is not.
     fn evict_oldest(&mut self, slot: u32) {
-        let Some(oldest) = self.cache(slot).map(|c| c.oldest) else {
-            return;
-        };
-        let Some(node) = self.nodes.get(oldest as usize).copied() else {
-            return;
-        };
+        let Some(oldest) = self.cache(slot).map(|c| c.oldest) else { return };
+        let Some(node) = self.nodes.get(oldest as usize).copied() else { return };
         self.unlist(slot, oldest);
-        if node.children > 0 {
+        if node.children > 0 || node.pins > 0 {
             return;
         }
         self.evicted += 1;
@@ -477,7 +522,7 @@ impl Index {
         let parent = node.parent;
         let Some(p) = self.nodes.get_mut(parent as usize) else { return };
         p.children = p.children.saturating_sub(1);
-        if p.children == 0 && !p.listed {
+        if p.children == 0 && p.pins == 0 && !p.listed {
             self.list_as_oldest(slot, parent, node.touched);
         }
     }
@@ -507,19 +552,31 @@ impl Index {
         if self.holders.get_mut(&node.hash).is_some_and(|h| h.remove(node.slot)) {
             self.holders.remove(&node.hash);
         }
-        let parent_end = self.nodes.get(node.parent as usize).map_or(0, |p| p.end);
+        let size = self.size(node);
         if let Some(cache) = self.cache_mut(node.slot) {
-            cache.used = cache.used.saturating_sub(u64::from(node.end.saturating_sub(parent_end)));
+            cache.used = cache.used.saturating_sub(size);
             cache.entries = cache.entries.saturating_sub(1);
             let id = cache.id;
             self.digest ^= mix(node.hash.0, id.0);
         }
+        if let Some(gone) = self.nodes.get_mut(id as usize) {
+            gone.slot = NONE;
+        }
         self.free.push(id);
     }
 
+    /// Forgets all, in use or not: the cache itself is gone.
     fn clear(&mut self, slot: Slot) {
-        while self.cache(slot.0).is_some_and(|c| c.oldest != NONE) {
-            self.evict_oldest(slot.0);
+        if self.cache(slot.0).is_none_or(|c| c.entries == 0) {
+            return;
+        }
+        for id in 0..self.nodes.len() {
+            if let Some(node) = self.nodes.get(id).copied().filter(|n| n.slot == slot.0) {
+                self.forget(id as u32, &node);
+            }
+        }
+        if let Some(cache) = self.cache_mut(slot.0) {
+            *cache = Cache { used: 0, pinned: 0, oldest: NONE, newest: NONE, ..*cache };
         }
     }
 }

@@ -401,9 +401,7 @@ impl Utf8Tail {
             return Ok(());
         }
         while self.len > 0 {
-            let Some((byte, tail)) = piece.split_first() else {
-                return Ok(());
-            };
+            let Some((byte, tail)) = piece.split_first() else { return Ok(()) };
             *self.bytes.get_mut(self.len).ok_or(JsonError::Utf8)? = *byte;
             self.len += 1;
             piece = tail;

@@ -2,13 +2,14 @@
 //!
 //! A request is prefilling from its route to its first token, decoding until it is done. An endpoint works its prefills
 //! off one after the other, so its backlog is a moment: when the last of them will be over, if each takes its uncached
-//! tokens / prefill rate. First tokens correct it: what is over is over, and what is overdue says that the endpoint is
+//! tokens / prefill rate. First tokens correct it: what is over is over, and one that is late says that the endpoint is
 //! slower than believed.
 
 use crate::units::{Millis, Seconds, Tokens};
+use std::collections::VecDeque;
 
 /// In-flight work of one endpoint.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Load {
     prefilling: u32,
     decoding: u32,
@@ -16,8 +17,10 @@ pub struct Load {
     pending: u64,
     /// When the prefills known of will be over, in ms.
     free_at: f64,
-    /// KV cache tokens that the requests in flight hold for themselves.
+    /// See [`Demand::pinned`].
     pinned: u64,
+    /// When the first tokens that have not come were expected, oldest request first.
+    expected: VecDeque<Millis>,
 }
 
 /// What one request asks of its endpoint.
@@ -25,19 +28,19 @@ pub struct Load {
 pub struct Demand {
     /// Tokens of its prompt that were not cached.
     pub uncached: Tokens,
-    /// KV cache that it holds for itself while it is in flight: what of its prompt no other prompt there shares, and
-    /// what it is expected to generate.
+    /// KV cache that it holds while it is in flight besides what the index knows of: what it is expected to generate.
     pub pinned: Tokens,
-    /// Its answer streams: its first token will be seen.
-    pub streams: bool,
+    /// When its first token is expected, if its answer streams: only then it will be seen.
+    pub expected: Option<Millis>,
 }
 
 impl Load {
     /// A request was sent.
     pub fn routed(&mut self, demand: Demand, rate: f64, now: Millis) {
         self.prefilling += 1;
-        if demand.streams {
+        if let Some(expected) = demand.expected {
             self.pending += demand.uncached.0;
+            self.expected.push_back(expected);
         }
         self.pinned += demand.pinned.0;
         self.free_at = self.free_at.max(now.0 as f64) + millis(demand.uncached, rate);
@@ -62,37 +65,39 @@ impl Load {
     }
 
     fn unpend(&mut self, demand: Demand, rate: f64, now: Millis) {
-        if demand.streams {
+        if let Some(expected) = demand.expected {
             self.pending = self.pending.saturating_sub(demand.uncached.0);
+            if let Some(at) = self.expected.iter().position(|e| *e == expected) {
+                self.expected.remove(at);
+            }
         }
         // All that is left is what is pending; with nothing in prefill the endpoint is free.
         if self.prefilling == 0 {
             self.pending = 0;
+            self.expected.clear();
             self.free_at = now.0 as f64;
-        } else if demand.streams {
+        } else if demand.expected.is_some() {
             self.free_at = self.free_at.min(now.0 as f64 + millis(Tokens(self.pending), rate));
         }
     }
 
-    /// Time until a prompt sent now would begin its prefill.
+    /// Time until a prompt sent now would begin its prefill, if the endpoint is as fast as believed.
     #[must_use]
-    pub fn backlog(&self, rate: f64, now: Millis) -> Seconds {
-        let expected = (self.free_at - now.0 as f64).max(0.0);
-        // Overdue: at least half of what has not shown a first token is believed to be still ahead.
-        let overdue = millis(Tokens(self.pending), rate) * 0.5;
-        Seconds(expected.max(overdue) * 0.001)
+    pub fn backlog(&self, now: Millis) -> Seconds {
+        Seconds((self.free_at - now.0 as f64).max(0.0) * 0.001)
     }
 
-    /// Time until a prompt of `size` tokens, and what it will generate, fits into the KV cache of `capacity` tokens beside
-    /// what the requests in flight hold. They end at an even rate, each after `duration`, so what is too much is gone
-    /// after `duration x excess / held`. Zero where the capacity is not known.
+    /// How late the first token is that has been waited for longest: whatever holds it up (an engine slower than
+    /// believed, a queue that we do not see, a hang) holds up a new prompt as well.
     #[must_use]
-    pub fn kv_wait(&self, size: Tokens, capacity: Tokens, duration: Seconds) -> Seconds {
-        let excess = (self.pinned + size.0).saturating_sub(capacity.0);
-        if capacity.0 == 0 || excess == 0 || self.pinned == 0 {
-            return Seconds(0.0);
-        }
-        Seconds(duration.0 * (excess as f64 / self.pinned as f64).min(4.0))
+    pub fn lateness(&self, now: Millis) -> Seconds {
+        self.expected.front().map_or(Seconds(0.0), |expected| now.since(*expected))
+    }
+
+    /// See [`Demand::pinned`], of all in flight.
+    #[must_use]
+    pub fn pinned(&self) -> Tokens {
+        Tokens(self.pinned)
     }
 
     /// Requests sent and not over.
@@ -118,58 +123,47 @@ mod tests {
 
     const RATE: f64 = 1000.0;
 
-    fn demand(uncached: u64, streams: bool) -> Demand {
-        Demand { uncached: Tokens(uncached), pinned: Tokens(uncached + 100), streams }
-    }
-
-    fn at(load: &Load, now: u64) -> f64 {
-        load.backlog(RATE, Millis(now)).0
+    fn demand(uncached: u64, expected: Option<u64>) -> Demand {
+        Demand { uncached: Tokens(uncached), pinned: Tokens(100), expected: expected.map(Millis) }
     }
 
     #[test]
     fn prefills_queue_and_drain_with_time() {
         let mut load = Load::default();
-        load.routed(demand(2000, false), RATE, Millis(0));
-        load.routed(demand(1000, false), RATE, Millis(0));
-        assert_eq!(at(&load, 0), 3.0);
-        assert_eq!(at(&load, 2500), 0.5);
-        assert_eq!(at(&load, 9000), 0.0);
-        assert_eq!(load.in_flight(), 2);
+        load.routed(demand(2000, None), RATE, Millis(0));
+        load.routed(demand(1000, None), RATE, Millis(0));
+        let at = |now| load.backlog(Millis(now)).0;
+        assert_eq!([at(0), at(2500), at(9000)], [3.0, 0.5, 0.0]);
+        assert_eq!((load.in_flight(), load.pinned()), (2, Tokens(200)));
     }
 
     #[test]
     fn a_first_token_tells_what_is_left() {
+        let (first, second) = (demand(2000, Some(2000)), demand(1000, Some(3000)));
         let mut load = Load::default();
-        load.routed(demand(2000, true), RATE, Millis(0));
-        load.routed(demand(1000, true), RATE, Millis(0));
-        load.first_token(demand(2000, true), RATE, Millis(500));
-        assert_eq!(at(&load, 500), 1.0);
-        load.first_token(demand(1000, true), RATE, Millis(600));
-        assert_eq!(at(&load, 600), 0.0);
+        load.routed(first, RATE, Millis(0));
+        load.routed(second, RATE, Millis(0));
+        load.first_token(first, RATE, Millis(500));
+        assert_eq!(load.backlog(Millis(500)).0, 1.0);
+        load.first_token(second, RATE, Millis(600));
+        assert_eq!(load.backlog(Millis(600)).0, 0.0);
         assert_eq!((load.in_flight(), load.decoding()), (2, 2));
-        load.ended(demand(2000, true), true, RATE, Millis(700));
-        load.ended(demand(1000, true), true, RATE, Millis(700));
-        assert_eq!(load.in_flight(), 0);
+        load.ended(first, true, RATE, Millis(700));
+        load.ended(second, true, RATE, Millis(700));
+        assert_eq!((load.in_flight(), load.pinned()), (0, Tokens(0)));
     }
 
     #[test]
-    fn a_full_kv_cache_makes_wait() {
+    fn a_late_first_token_makes_late_until_it_comes() {
+        let (first, second) = (demand(500, Some(500)), demand(500, Some(1000)));
         let mut load = Load::default();
-        for _ in 0..10 {
-            load.routed(demand(900, true), RATE, Millis(0));
-        }
-        let wait = |load: &Load, size, capacity| load.kv_wait(Tokens(size), Tokens(capacity), Seconds(2.0)).0;
-        assert_eq!(wait(&load, 1_000, 11_000), 0.0);
-        assert_eq!(wait(&load, 6_000, 11_000), 1.0);
-        assert_eq!(wait(&load, 6_000, 0), 0.0);
-        (0..10).for_each(|_| load.ended(demand(900, true), false, RATE, Millis(0)));
-        assert_eq!(wait(&load, 60_000, 11_000), 0.0);
-    }
-
-    #[test]
-    fn an_overdue_endpoint_is_not_idle() {
-        let mut load = Load::default();
-        load.routed(demand(4000, true), RATE, Millis(0));
-        assert_eq!(at(&load, 60_000), 2.0);
+        load.routed(first, RATE, Millis(0));
+        load.routed(second, RATE, Millis(0));
+        let late = |load: &Load, now| load.lateness(Millis(now)).0;
+        assert_eq!((late(&load, 400), late(&load, 3500)), (0.0, 3.0));
+        load.first_token(first, RATE, Millis(3500));
+        assert_eq!(late(&load, 3500), 2.5);
+        load.ended(second, false, RATE, Millis(3600));
+        assert_eq!(late(&load, 9000), 0.0);
     }
 }

@@ -46,9 +46,7 @@ impl PrefixHasher {
     pub fn write(&mut self, mut bytes: &[u8]) {
         while self.offset + bytes.len() as u64 >= self.next {
             let room = usize::try_from(self.next - self.offset).unwrap_or(usize::MAX);
-            let Some((head, tail)) = bytes.split_at_checked(room) else {
-                break;
-            };
+            let Some((head, tail)) = bytes.split_at_checked(room) else { break };
             self.state.update(head);
             self.offset = self.next;
             self.boundary();

@@ -28,9 +28,13 @@ pub struct ViewLimits {
     pub base_ttft: Seconds,
 }
 
-/// Tokens that a request generates, and seconds that it takes, until the first are seen.
+/// Tokens that a request generates, and seconds from its first token to its end, until the first are seen.
 const PRIOR_OUTPUT: f64 = 128.0;
-const PRIOR_DURATION: f64 = 3.0;
+const PRIOR_SERVICE: f64 = 3.0;
+/// The share of a KV cache that may be held without a wait: what is in flight grows and arrives in bursts.
+const KV_HEADROOM: f64 = 0.75;
+/// A wait for KV memory is at most so many service times.
+const MOST_TURNS: f64 = 20.0;
 
 impl Default for ViewLimits {
     fn default() -> Self {
@@ -68,7 +72,8 @@ struct InFlight {
     at: Millis,
     bytes: u32,
     demand: Demand,
-    decoding: bool,
+    /// When its first token came: it decodes since.
+    first_token: Option<Millis>,
     /// The last boundary and how many were new to the endpoint: what a `void` takes back.
     last: PrefixHash,
     fresh: u32,
@@ -86,8 +91,10 @@ pub struct View {
     in_flight: HashedMap<(u64, u64), InFlight>,
     bytes_per_token: LogAverage,
     prefill: LogAverage,
+    /// Tokens that a request generates.
     output: LogAverage,
-    duration: LogAverage,
+    /// Seconds from a request's first token to its end.
+    service: LogAverage,
     table_version: u64,
     table_at: Millis,
     last_sweep: Millis,
@@ -105,7 +112,7 @@ impl View {
             bytes_per_token: LogAverage::new(limits.prior_bytes_per_token),
             prefill: LogAverage::new(limits.prior_prefill_rate),
             output: LogAverage::new(PRIOR_OUTPUT),
-            duration: LogAverage::new(PRIOR_DURATION),
+            service: LogAverage::new(PRIOR_SERVICE),
             table_version: 0,
             table_at: Millis(0),
             last_sweep: Millis(0),
@@ -203,65 +210,55 @@ impl View {
         boundaries: &[Boundary],
         at: Millis,
     ) {
-        let Some(slot) = self.by_id.get(&id).copied() else {
-            return;
-        };
+        let Some(slot) = self.by_id.get(&id).copied() else { return };
         // A request that Envoy sent elsewhere after all is routed a second time.
         self.end(key, at);
         let uncached = self.tokens(bytes.saturating_sub(self.index.matched(slot, boundaries)));
-        let inserted = self.index.insert(slot, boundaries, at);
-        let own = if boundaries.is_empty() { uncached } else { self.tokens(inserted.own) };
         let last = boundaries.last().map_or(PrefixHash(0), |b| b.hash);
-        let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else {
-            return;
+        let tracked = self.in_flight.len() < self.limits.max_in_flight;
+        let fresh = if tracked {
+            self.index.insert_pinned(slot, boundaries, at)
+        } else {
+            self.index.insert(slot, boundaries, at)
         };
+        let wait = self.kv_wait(slot, uncached);
+        let output = Tokens(self.output.value() as u64);
+        let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
         let rate = known.prefill.value();
         let met_no_queue = known.load.in_flight() == known.load.decoding() && known.foreign == 0;
-        let output = Tokens(self.output.value() as u64);
-        let demand = Demand { uncached, pinned: Tokens(own.0 + output.0), streams };
-        known.load.routed(demand, rate, at);
+        let ttft = self.limits.base_ttft.0 + known.load.backlog(at).0.max(wait.0) + uncached.0 as f64 / rate.max(1.0);
+        let demand = Demand {
+            uncached,
+            pinned: Tokens(output.0 + if boundaries.is_empty() { uncached.0 } else { 0 }),
+            expected: streams.then_some(Millis(at.0.saturating_add((ttft * 1000.0) as u64))),
+        };
         known.routed += 1;
-        if self.in_flight.len() < self.limits.max_in_flight {
-            let entry = InFlight {
-                slot,
-                endpoint: id,
-                at,
-                bytes,
-                demand,
-                decoding: false,
-                last,
-                fresh: inserted.fresh,
-                met_no_queue,
-            };
+        // One that cannot be kept track of must not stay in the load for ever.
+        if tracked {
+            known.load.routed(demand, rate, at);
+            let entry =
+                InFlight { slot, endpoint: id, at, bytes, demand, first_token: None, last, fresh, met_no_queue };
             self.in_flight.insert(key, entry);
-        } else if let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) {
-            // Not kept track of, so it must not stay in the load for ever.
-            known.load.ended(demand, false, rate, at);
         }
     }
 
     fn extend(&mut self, key: (u64, u64), bytes: u32, boundaries: &[Boundary], at: Millis) {
-        let Some(entry) = self.in_flight.get_mut(&key) else {
-            return;
-        };
+        let Some(entry) = self.in_flight.get_mut(&key) else { return };
         entry.bytes = bytes;
         if let Some(slot) = self.by_id.get(&entry.endpoint) {
-            entry.fresh = self.index.insert(*slot, boundaries, at).fresh;
+            self.index.unpin(*slot, entry.last, at);
+            entry.fresh = self.index.insert_pinned(*slot, boundaries, at);
             entry.last = boundaries.last().map_or(PrefixHash(0), |b| b.hash);
         }
     }
 
     fn first_token(&mut self, key: (u64, u64), ttft: Seconds, at: Millis) {
-        let Some(entry) = self.in_flight.get_mut(&key) else {
-            return;
-        };
-        if std::mem::replace(&mut entry.decoding, true) {
+        let Some(entry) = self.in_flight.get_mut(&key) else { return };
+        if entry.first_token.replace(at).is_some() {
             return;
         }
         let entry = *entry;
-        let Some(known) = current(&mut self.known, &entry) else {
-            return;
-        };
+        let Some(known) = current(&mut self.known, &entry) else { return };
         known.load.first_token(entry.demand, known.prefill.value(), at);
         if entry.met_no_queue
             && let Some(rate) = prefill_rate(entry.demand.uncached, ttft, self.limits.base_ttft)
@@ -275,7 +272,9 @@ impl View {
         let Some(entry) = self.end(key, at) else { return };
         if let Some(tokens) = output {
             self.output.add(tokens.0 as f64);
-            self.duration.add(at.since(entry.at).0);
+            if let Some(first) = entry.first_token {
+                self.service.add(at.since(first).0);
+            }
         }
         if let Some(tokens) = prompt
             && tokens.0 >= 64
@@ -289,7 +288,8 @@ impl View {
         let entry = self.in_flight.remove(&key)?;
         if let Some(known) = current(&mut self.known, &entry) {
             let rate = known.prefill.value();
-            known.load.ended(entry.demand, entry.decoding, rate, at);
+            known.load.ended(entry.demand, entry.first_token.is_some(), rate, at);
+            self.index.unpin(entry.slot, entry.last, at);
         }
         Some(entry)
     }
@@ -333,11 +333,27 @@ impl View {
         Tokens((f64::from(bytes) / self.bytes_per_token.value().max(0.1)) as u64)
     }
 
-    /// Time until a prompt of this size fits into the endpoint's KV cache; see [`Load::kv_wait`].
+    /// KV cache tokens that the requests in flight at an endpoint hold, or will before they are over.
     #[must_use]
-    pub fn kv_wait(&self, known: &Known, prompt: Tokens) -> Seconds {
-        let size = Tokens(prompt.0 + self.output.value() as u64);
-        known.load.kv_wait(size, known.endpoint.capacity, Seconds(self.duration.value()))
+    pub fn held(&self, slot: Slot) -> Tokens {
+        let prompts = self.index.pinned(slot) as f64 / self.bytes_per_token.value().max(0.1);
+        Tokens(prompts as u64 + self.known(slot).map_or(0, |k| k.load.pinned().0))
+    }
+
+    /// Time until `uncached` more tokens, and what a request generates, fit into an endpoint's KV cache beside what the
+    /// requests in flight hold or wait for. A full cache turns over once in the time that a request is served, so the
+    /// wait is `service time x excess / capacity`. Zero where the capacity is not known.
+    #[must_use]
+    pub fn kv_wait(&self, slot: Slot, uncached: Tokens) -> Seconds {
+        let Some(known) = self.known(slot) else { return Seconds(0.0) };
+        let capacity = known.endpoint.capacity.0 as f64;
+        let held =
+            self.index.pinned(slot) as f64 / self.bytes_per_token.value().max(0.1) + known.load.pinned().0 as f64;
+        let excess = held + uncached.0 as f64 + self.output.value() - capacity * KV_HEADROOM;
+        if capacity <= 0.0 || excess <= 0.0 || held <= 0.0 {
+            return Seconds(0.0);
+        }
+        Seconds(self.service.value() * (excess / capacity).min(MOST_TURNS))
     }
 
     /// The endpoints, with their slots.

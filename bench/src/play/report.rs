@@ -158,6 +158,8 @@ pub struct Record<'a> {
     prompt_tokens: Option<u64>,
     cached_tokens: Option<u64>,
     pod: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    decision: &'a BTreeMap<String, String>,
     failure: Option<&'a str>,
 }
 
@@ -176,6 +178,7 @@ impl<'a> Record<'a> {
             prompt_tokens: outcome.usage.map(|usage| usage.prompt_tokens),
             cached_tokens: outcome.usage.map(|usage| usage.cached_tokens()),
             pod: outcome.pod.as_deref(),
+            decision: &outcome.decision,
             failure: outcome.failure.as_deref(),
         }
     }
@@ -194,6 +197,7 @@ mod tests {
             total: Duration::from_millis(ms * 2),
             usage: failure.is_none().then_some(Usage { prompt_tokens: 100, prompt_tokens_details: Some(details) }),
             pod: None,
+            decision: BTreeMap::new(),
             failure: failure.map(str::to_owned),
         }
     }

@@ -1,5 +1,6 @@
 //! Sends one request and times its answer.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub struct Outcome {
     pub usage: Option<Usage>,
     /// Which pod answered, where the answer says so.
     pub pod: Option<String>,
+    /// What the gateway said of its decision: `x-warmpath-…` headers, without that beginning.
+    pub decision: BTreeMap<String, String>,
     /// Why it failed, if it did: a short phrase fit for counting.
     pub failure: Option<String>,
 }
@@ -73,6 +76,12 @@ async fn exchange(http: &Http, uri: Uri, body: Bytes, start: Instant, outcome: &
     outcome.status = response.status().as_u16();
     let pod = response.headers().get("x-sim-pod");
     outcome.pod = pod.and_then(|pod| pod.to_str().ok()).map(str::to_owned);
+    outcome.decision = response
+        .headers()
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str().strip_prefix("x-warmpath-")?, value.to_str().ok()?)))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     if response.status() != StatusCode::OK {
         // Read on, so that the connection can be used again.
         let _ = response.into_body().collect().await;

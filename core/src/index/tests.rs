@@ -149,7 +149,7 @@ fn an_unknown_endpoint_is_left_alone() {
 #[test]
 fn a_retracted_insert_leaves_what_was_there_and_what_grew_from_it() {
     let mut real = index(1, 1000);
-    let fresh = |real: &mut Index, branches: &[u8]| real.insert(Slot(0), &chain(branches), Millis(0)).fresh;
+    let fresh = |real: &mut Index, branches: &[u8]| real.insert(Slot(0), &chain(branches), Millis(0));
     let last = |branches: &[u8]| chain(branches).last().unwrap().hash;
     assert_eq!(fresh(&mut real, &[1, 2]), 2);
     let before = real.digest();
@@ -165,14 +165,41 @@ fn a_retracted_insert_leaves_what_was_there_and_what_grew_from_it() {
     assert_eq!((real.entries(), real.digest()), (0, 0));
 }
 
-#[test]
-fn what_a_prompt_has_for_itself_begins_where_others_part_from_it() {
-    let mut real = index(1, 10_000);
-    let own = |real: &mut Index, branches: &[u8]| real.insert(Slot(0), &chain(branches), Millis(0)).own;
-    assert_eq!(own(&mut real, &[0, 0, 0]), 30);
-    assert_eq!(own(&mut real, &[0, 0, 3, 3]), 20);
-    assert_eq!(own(&mut real, &[0, 0, 0, 0]), 20);
-    assert_eq!(own(&mut real, &[0, 0, 0, 0]), 20);
-    // A prompt that others go on from has nothing for itself.
-    assert_eq!(own(&mut real, &[0, 0]), 0);
+proptest! {
+    /// Pinned bytes against the union of the prompts in flight; what is pinned is never evicted.
+    #[test]
+    fn what_is_in_flight_is_counted_once_and_stays(
+        steps in vec((vec(0..3_u8, 1..7), any::<bool>(), any::<prop::sample::Index>()), 1..60),
+        capacity in 30..300_u64,
+    ) {
+        let mut real = index(1, capacity);
+        let mut in_flight: Vec<Vec<Boundary>> = Vec::new();
+        for (i, (branches, start, which)) in steps.iter().enumerate() {
+            let now = Millis(i as u64);
+            if *start || in_flight.is_empty() {
+                let chain = chain(branches);
+                real.insert_pinned(Slot(0), &chain, now);
+                in_flight.push(chain);
+            } else {
+                let over = in_flight.swap_remove(which.index(in_flight.len()));
+                real.unpin(Slot(0), over.last().unwrap().hash, now);
+            }
+            let mut union: Vec<_> = in_flight.iter().flat_map(|c| {
+                c.iter().enumerate().map(|(i, b)| (b.hash, b.end - i.checked_sub(1).map_or(0, |j| c[j].end)))
+            }).collect();
+            union.sort_unstable();
+            union.dedup();
+            prop_assert_eq!(real.pinned(Slot(0)), union.iter().map(|(_, n)| u64::from(*n)).sum::<u64>());
+            for chain in &in_flight {
+                prop_assert_eq!(real.matched(Slot(0), chain), chain.last().unwrap().end);
+            }
+        }
+        for over in in_flight {
+            real.unpin(Slot(0), over.last().unwrap().hash, Millis(99));
+        }
+        prop_assert_eq!(real.pinned(Slot(0)), 0);
+        prop_assert!(real.used(Slot(0)) <= capacity);
+        real.remove_endpoint(Slot(0));
+        prop_assert_eq!((real.entries(), real.digest()), (0, 0));
+    }
 }

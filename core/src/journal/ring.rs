@@ -160,9 +160,7 @@ impl Ring {
     }
 
     fn step(&mut self, store: &impl Store, each: &mut impl FnMut(u64, &[u8])) -> Result<Step, StoreError> {
-        let Some((sequence, value, cas)) = self.read(store, self.position)? else {
-            return Ok(Step::End(ABSENT));
-        };
+        let Some((sequence, value, cas)) = self.read(store, self.position)? else { return Ok(Step::End(ABSENT)) };
         if sequence == self.position {
             each(sequence, value.get(8..).unwrap_or_default());
             self.position += 1;
@@ -192,9 +190,7 @@ impl Ring {
 
     /// The end: the laps' numbers rise up to it and fall behind it, so a binary search finds it.
     fn find_end(&mut self, store: &impl Store) -> Result<u64, StoreError> {
-        let Some((first, _, _)) = self.read(store, 0)? else {
-            return Ok(0);
-        };
+        let Some((first, _, _)) = self.read(store, 0)? else { return Ok(0) };
         let lap = first & !self.mask;
         let (mut low, mut high) = (0, self.mask + 1);
         // Invariant: slot `low` holds this lap, slot `high` (if it is one) does not.

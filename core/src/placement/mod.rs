@@ -20,6 +20,8 @@ pub struct Candidate {
     pub uncached: Tokens,
     /// Time until its prefill could begin.
     pub backlog: Seconds,
+    /// How late the first token is that it has owed for longest.
+    pub lateness: Seconds,
     /// Time until the prompt fits into its KV cache.
     pub kv_wait: Seconds,
     /// Tokens a second that it prefills.

@@ -1,7 +1,7 @@
 //! Predicted time to first token: the endpoint that will answer soonest, in seconds.
 //!
 //! ```text
-//! ttft(e) = base + max(backlog(e), kv_wait(e)) + uncached(e) / prefill_rate(e)
+//! ttft(e) = base + max(backlog(e), kv_wait(e), lateness(e)) + uncached(e) / prefill_rate(e)
 //!         + decoding(e) x decode_penalty + foreign(e) x foreign_penalty
 //! cost(e) = ttft(e) + uncached(e) / prefill_rate(e) x min(1, eviction_horizon / turnover(e))
 //! ```
@@ -43,8 +43,8 @@ impl Default for Weights {
             decode_penalty: Seconds(0.001),
             foreign_penalty: Seconds(0.05),
             eviction_horizon: Seconds(60.0),
-            spill_ratio: 1.2,
-            spill_margin: Seconds(0.05),
+            spill_ratio: 1.3,
+            spill_margin: Seconds(0.25),
             tie_ratio: 1.1,
         }
     }
@@ -65,7 +65,7 @@ impl PredictedTtft {
         let w = &self.weights;
         let prefill = if c.prefill_rate > 0.0 { c.uncached.0 as f64 / c.prefill_rate } else { 0.0 };
         let predicted = w.base.0
-            + c.backlog.0.max(c.kv_wait.0)
+            + c.backlog.0.max(c.kv_wait.0).max(c.lateness.0)
             + prefill
             + f64::from(c.decoding) * w.decode_penalty.0
             + f64::from(c.foreign) * w.foreign_penalty.0;
@@ -78,9 +78,7 @@ impl Policy for PredictedTtft {
     fn rank(&self, candidates: &[Candidate], novelty: u64, ranked: &mut Vec<Ranked>) -> Reason {
         ranked.clear();
         ranked.extend(candidates.iter().enumerate().map(|(i, c)| self.judge(i, c)));
-        let Some(cheapest) = ranked.iter().map(|r| r.cost.0).reduce(f64::min) else {
-            return Reason::Fallback;
-        };
+        let Some(cheapest) = ranked.iter().map(|r| r.cost.0).reduce(f64::min) else { return Reason::Fallback };
         let matched = |r: &Ranked| candidates.get(r.candidate).map_or(Tokens(0), |c| c.matched);
         let weight = |r: &Ranked| candidates.get(r.candidate).map_or(0, |c| mix(novelty, c.id.0));
         // Equals first among themselves by rendezvous, then by cost.
@@ -118,6 +116,7 @@ mod tests {
             matched: Tokens(matched),
             uncached: Tokens(10_000 - matched),
             backlog: Seconds(backlog),
+            lateness: Seconds(0.0),
             kv_wait: Seconds(0.0),
             prefill_rate: 10_000.0,
             decoding: 0,

@@ -46,9 +46,9 @@ fn a_route_makes_warm_and_busy() {
     let two = slot(&v, 2);
     assert_eq!(v.index().matched(two, &prompt(7)), 1600);
     assert_eq!(v.index().matched(slot(&v, 1), &prompt(7)), 0);
-    let load = v.known(two).unwrap().load;
+    let load = &v.known(two).unwrap().load;
     assert_eq!(load.in_flight(), 1);
-    assert!((load.backlog(8000.0, Millis(10)).0 - 0.05).abs() < 1e-9);
+    assert!((load.backlog(Millis(10)).0 - 0.05).abs() < 1e-9);
     v.fold(&record(1, 60, Body::FirstToken { ttft: Seconds(0.05) }), Millis(60));
     assert_eq!(v.known(two).unwrap().load.decoding(), 1);
     let done = Body::Done { prompt: Some(Tokens(400)), cached: None, output: None };
@@ -91,6 +91,25 @@ fn scraped_load_counts_only_what_the_journal_does_not_know() {
 }
 
 #[test]
+fn a_full_kv_cache_makes_wait() {
+    let mut v = view();
+    let two = slot(&v, 2);
+    // 1,000 tokens of capacity; each prompt holds 400 and is expected to generate 128.
+    v.fold(&record(1, 10, route(2, 7)), Millis(10));
+    assert_eq!(v.kv_wait(two, Tokens(300)).0, 0.0);
+    v.fold(&record(2, 10, route(2, 8)), Millis(10));
+    let wait = v.kv_wait(two, Tokens(300)).0;
+    assert!((wait - 3.0 * 484.0 / 1000.0).abs() < 0.01, "{wait}");
+    // The same prompt again holds nothing more than its answer.
+    v.fold(&record(3, 10, route(2, 8)), Millis(10));
+    assert!((v.kv_wait(two, Tokens(300)).0 - 3.0 * 612.0 / 1000.0).abs() < 0.01);
+    for n in 1..4 {
+        v.fold(&record(n, 20, Body::Done { prompt: None, cached: None, output: None }), Millis(20));
+    }
+    assert_eq!(v.kv_wait(two, Tokens(300)).0, 0.0);
+}
+
+#[test]
 fn a_lost_done_expires() {
     let mut v = view();
     v.fold(&record(1, 10, route(2, 7)), Millis(10));
@@ -121,7 +140,7 @@ proptest! {
     fn equal_logs_give_equal_views_and_a_refill_gives_the_warmth(
         steps in proptest::collection::vec((1..5_u64, 0..12_u64, 0..4_u8), 1..60)
     ) {
-        let log: Vec<Record> = steps.iter().enumerate().map(|(i, (endpoint, n, kind))| {
+        let mut log: Vec<Record> = steps.iter().enumerate().map(|(i, (endpoint, n, kind))| {
             let at = i as u64 * 100;
             record(*n, at, match kind {
                 0 => Body::FirstToken { ttft: Seconds(0.1) },
@@ -129,6 +148,8 @@ proptest! {
                 _ => route(*endpoint, *n),
             })
         }).collect();
+        // What is in flight may exceed a cache; a refill does not bring that.
+        log.extend((0..12).map(|n| record(n, 9000, Body::Done { prompt: None, cached: None, output: None })));
         let (mut a, mut b) = (view(), view());
         let now = Millis(1 << 40);
         log.iter().for_each(|r| a.fold(r, now));

@@ -5,7 +5,9 @@ use crate::table::{Pod, Published, endpoints};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use warmpath_core::units::Millis;
+use warmpath_core::index::Slot;
+use warmpath_core::units::{Millis, Tokens};
+use warmpath_core::view::{Known, View};
 
 /// The page. Ages and spans are in seconds.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -125,6 +127,31 @@ pub struct ViewStatus {
     pub prefill_rate: f64,
     /// Equal for views that hold the same, hexadecimal.
     pub digest: String,
+    /// What the journal says of each endpoint.
+    pub endpoints: Vec<BelievedStatus>,
+}
+
+/// What the journal says of an endpoint.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct BelievedStatus {
+    /// `ip:port`.
+    pub address: String,
+    /// Data-parallel rank.
+    pub rank: Option<u32>,
+    /// Requests routed there, ever.
+    pub routed: u64,
+    /// Requests in flight, and of these past their first token.
+    pub in_flight: u32,
+    /// See above.
+    pub decoding: u32,
+    /// Prompt tokens that it is believed to hold.
+    pub cached_tokens: u64,
+    /// Tokens that the requests in flight hold.
+    pub held_tokens: u64,
+    /// Time until a new prefill could begin.
+    pub backlog_s: f64,
+    /// Time until a small prompt would fit into its KV cache.
+    pub kv_wait_s: f64,
 }
 
 /// The page as of now.
@@ -215,7 +242,23 @@ fn views(hub: &Hub) -> Vec<ViewStatus> {
                 bytes_per_token,
                 prefill_rate,
                 digest: format!("{:016x}", view.digest()),
+                endpoints: view.endpoints().map(|(slot, known)| believed(view, slot, known)).collect(),
             }
         })
         .collect()
+}
+
+fn believed(view: &View, slot: Slot, known: &Known) -> BelievedStatus {
+    let now = crate::clock::wall();
+    BelievedStatus {
+        address: known.endpoint.address.clone(),
+        rank: known.endpoint.rank,
+        routed: known.routed,
+        in_flight: known.load.in_flight(),
+        decoding: known.load.decoding(),
+        cached_tokens: view.tokens(u32::try_from(view.index().used(slot)).unwrap_or(u32::MAX)).0,
+        held_tokens: view.held(slot).0,
+        backlog_s: known.load.backlog(now).0,
+        kv_wait_s: view.kv_wait(slot, Tokens(256)).0,
+    }
 }
