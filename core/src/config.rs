@@ -103,8 +103,9 @@ impl Placement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Streaming wiring: a prompt that is not complete after this many bytes is placed by load. Below Envoy's
-    /// `per_connection_buffer_limit_bytes` (1 MiB).
+    /// Streaming wiring: a prompt that is not complete after this many bytes is placed by load. One more read may come
+    /// before that, so the route's `request_body_buffer_limit` must be at least this plus
+    /// `per_connection_buffer_limit_bytes` (1 MiB), or Envoy answers 413.
     pub decide_at_bytes: usize,
     /// Boundaries in the index of each VM (about 100 bytes each).
     pub max_index_entries: usize,

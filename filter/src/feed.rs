@@ -84,9 +84,19 @@ impl Heartbeat {
 
 /// The two keys that tables stand under by turns: a VM that folds one table's record still finds it while the next is
 /// being written.
+const TABLE_KEYS: [&str; 2] = ["table/a", "table/b"];
+
+/// The tables in shared data, as (version, key, bytes), the newest last.
 #[must_use]
-pub fn table_key(prefix: &str, version: u64) -> String {
-    format!("{prefix}table/{}", version & 1)
+pub fn tables(host: &dyn Host, prefix: &str) -> Vec<(u64, String, Vec<u8>)> {
+    let read = |key: &&str| {
+        let key = format!("{prefix}{key}");
+        let bytes = host.shared_get(&key).ok().flatten().map(|(bytes, _)| bytes).unwrap_or_default();
+        (Table::peek_version(&bytes).unwrap_or(0), key, bytes)
+    };
+    let mut tables: Vec<_> = TABLE_KEYS.iter().map(read).collect();
+    tables.sort_by_key(|(version, _, _)| *version);
+    tables
 }
 
 impl Feed {
@@ -148,8 +158,8 @@ impl Feed {
             Some(proto::down::Kind::Table(message)) => match Table::decode(&message.table) {
                 Ok(table) => {
                     stats.add(Counter::Tables, 1);
-                    let key = table_key(&self.prefix, table.version);
-                    if host.shared_set(&key, &message.table, 0).is_ok() {
+                    let older = tables(host, &self.prefix).into_iter().next().map(|(_, key, _)| key);
+                    if older.is_some_and(|key| host.shared_set(&key, &message.table, 0).is_ok()) {
                         lead.table = Some(table.version);
                     } else {
                         stats.add(Counter::HostErrors, 1);

@@ -13,6 +13,8 @@ mod envoy;
 pub use envoy::Envoy;
 #[cfg(test)]
 pub mod fake;
+#[cfg(test)]
+mod unlinked;
 
 /// The host refused, with its status number (proxy-wasm's `WasmResult`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

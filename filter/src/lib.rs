@@ -31,7 +31,13 @@ pub mod root;
 pub mod stats;
 pub mod worker;
 
+#[cfg(test)]
+mod tests;
+
 #[cfg(target_arch = "wasm32")]
-proxy_wasm::main! {{
-    proxy_wasm::set_root_context(|id| Box::new(root::Root::new(id, std::rc::Rc::new(host::Envoy))));
-}}
+#[allow(missing_docs)]
+mod entry {
+    proxy_wasm::main! {{
+        proxy_wasm::set_root_context(|id| Box::new(crate::root::Root::new(id, std::rc::Rc::new(crate::host::Envoy))));
+    }}
+}

@@ -1,7 +1,9 @@
 //! Every Envoy stat of the filter, in one place.
 //!
-//! Names appear as `wasmcustom.<name>`; tags are segments `key.=.value;.` which a `stats_tags` regex of the bootstrap
-//! lifts out (see `docs/configuration.md`). Envoy never frees a metric, so all are defined once at start, with bounded
+//! Names appear as `wasmcustom.<name>`. Tags stand in front of the name as segments `key=.=value;.;`, the form that
+//! Istio's `extraStatTags` lift out of it (any other Envoy does with `stats_tags` regexes, see
+//! `docs/configuration.md`). A tag must not be called `cache`, `component`, `tag` or `wasm_filter`: Istio's bootstrap
+//! has regexes of its own for those. Envoy never frees a metric, so all are defined once at start, with bounded
 //! tags. Adding 0 is an error to Envoy, so [`Stats::add`] leaves it out.
 
 use crate::host::{Host, MetricId, MetricKind};
@@ -105,9 +107,9 @@ metrics! {
     /// Histograms.
     Histogram:
     /// Time to the first generated token of streams whose prompt was at least half cached, in ms.
-    TtftWarm = "warmpath_ttft_ms.cache.=.warm;.",
+    TtftWarm = "prefix=.=warm;.;warmpath_ttft_ms",
     /// Time to the first generated token of the other streams, in ms.
-    TtftCold = "warmpath_ttft_ms.cache.=.cold;.",
+    TtftCold = "prefix=.=cold;.;warmpath_ttft_ms",
     /// Reading and hashing a request's body, in µs.
     ReadTime = "warmpath_read_us",
     /// Folding, deciding and journaling, in µs.
@@ -136,15 +138,18 @@ impl Stats {
             counters: Counter::ALL.iter().map(|(_, name, _)| define(MetricKind::Counter, name)).collect(),
             gauges: Gauge::ALL.iter().map(|(_, name, _)| define(MetricKind::Gauge, name)).collect(),
             histograms: Histogram::ALL.iter().map(|(_, name, _)| define(MetricKind::Histogram, name)).collect(),
-            requests: ApiKind::ALL.iter().map(|k| counter(format!("warmpath_requests.kind.=.{};.", k.name()))).collect(),
+            requests: ApiKind::ALL
+                .iter()
+                .map(|k| counter(format!("kind=.={};.;warmpath_requests", k.name())))
+                .collect(),
             load_only: LoadOnly::ALL
                 .iter()
-                .map(|w| counter(format!("warmpath_load_only.cause.=.{};.", w.name())))
+                .map(|w| counter(format!("cause=.={};.;warmpath_load_only", w.name())))
                 .collect(),
             decisions: config
                 .pool_names()
                 .flat_map(|pool| {
-                    Reason::ALL.map(|r| counter(format!("warmpath_decisions.pool.=.{pool};.reason.=.{};.", r.name())))
+                    Reason::ALL.map(|r| counter(format!("pool=.={pool};.;reason=.={};.;warmpath_decisions", r.name())))
                 })
                 .collect(),
             host,

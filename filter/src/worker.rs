@@ -2,7 +2,7 @@
 //!
 //! Kept in the root context, never in statics: plugins with the same code may share one VM.
 
-use crate::feed::{Feed, journal_prefix, table_key};
+use crate::feed::{Feed, journal_prefix, tables};
 use crate::host::{Host, Level, SharedData, micros, random};
 use crate::stats::{Counter, Gauge, Histogram, Stats};
 use std::rc::Rc;
@@ -35,6 +35,7 @@ pub struct Worker {
     feed: Feed,
     vm: u64,
     requests: u64,
+    refill_wanted: bool,
     refill_asked: Millis,
     warmed: bool,
 }
@@ -56,6 +57,7 @@ impl Worker {
             prefix,
             vm,
             requests: 0,
+            refill_wanted: false,
             refill_asked: Millis(0),
             warmed: false,
             host,
@@ -88,14 +90,9 @@ impl Worker {
         let now = self.host.now();
         self.warm_up(now);
         self.catch_up(now, self.config.limits.fold_slots.saturating_mul(4));
-        let work = self.feed.tick(
-            &*self.host,
-            &self.stats,
-            &self.config.sidecar_cluster,
-            &self.config.name,
-            self.origin,
-            now,
-        );
+        self.ask_for_refill(now);
+        let work =
+            self.feed.tick(&*self.host, &self.stats, &self.config.sidecar_cluster, &self.config.name, self.origin, now);
         if let Some(version) = work.table {
             self.append(&[self.of_nobody(now, Body::Table { version })], now);
         }
@@ -193,19 +190,16 @@ impl Worker {
         if caught.lost > 0 {
             self.stats.add(Counter::JournalLost, caught.lost);
             self.load_newest_table(now);
-            self.want_refill(now);
+            self.refill_wanted = true;
         }
     }
 
-    /// Asks for all that is known, not too often. Called where the ring is at hand, so it is appended at the next tick.
-    fn want_refill(&mut self, now: Millis) {
-        if now.0.saturating_sub(self.refill_asked.0) >= REFILL_EVERY_MS {
+    /// Asks the sidecar, through the journal, for all that is known. Not too often: all VMs fold the answer.
+    fn ask_for_refill(&mut self, now: Millis) {
+        if self.refill_wanted && now.0.saturating_sub(self.refill_asked.0) >= REFILL_EVERY_MS {
+            self.refill_wanted = false;
             self.refill_asked = now;
-            let payload = encode_slot(&[self.of_nobody(now, Body::RefillWanted)]);
-            let key_ring = self.ring.as_mut().map(|r| r.append(&SharedData(&*self.host), &payload, APPEND_RETRIES, |_, _| {}));
-            if key_ring.is_some_and(|r| r.is_err()) {
-                self.stats.add(Counter::JournalErrors, 1);
-            }
+            self.append(&[self.of_nobody(now, Body::RefillWanted)], now);
         }
     }
 
@@ -235,7 +229,7 @@ impl Worker {
         self.load_newest_table(now);
         if self.ring.as_ref().is_some_and(|r| r.position() > 0) {
             // The ring has gone round: what is no longer in it is with the sidecar.
-            self.want_refill(now);
+            self.refill_wanted = true;
         }
         true
     }
@@ -256,26 +250,25 @@ impl Worker {
     }
 
     fn load_newest_table(&mut self, now: Millis) {
-        let versions: Vec<_> = [0, 1]
-            .iter()
-            .filter_map(|v| self.host.shared_get(&table_key(&self.prefix, *v)).ok().flatten())
-            .filter_map(|(bytes, _)| Table::peek_version(&bytes))
-            .collect();
-        if let Some(newest) = versions.into_iter().max() {
-            self.load_table(newest, now);
+        if let Some((version, _, bytes)) = tables(&*self.host, &self.prefix).pop() {
+            self.apply_table(version, &bytes, now);
         }
     }
 
+    /// Applies the table of that version. One that is no longer there was followed by others, whose records are on
+    /// their way.
     fn load_table(&mut self, version: u64, now: Millis) {
-        if version == self.view.table_version() {
+        let found = tables(&*self.host, &self.prefix).into_iter().find(|(v, _, _)| *v == version);
+        if let Some((_, _, bytes)) = found {
+            self.apply_table(version, &bytes, now);
+        }
+    }
+
+    fn apply_table(&mut self, version: u64, bytes: &[u8], now: Millis) {
+        if version == 0 || version == self.view.table_version() {
             return;
         }
-        let Ok(Some((bytes, _))) = self.host.shared_get(&table_key(&self.prefix, version)) else { return };
-        if Table::peek_version(&bytes) != Some(version) {
-            // A later one stands there already; its record is on its way.
-            return;
-        }
-        match Table::decode(&bytes) {
+        match Table::decode(bytes) {
             Ok(table) => self.view.apply_table(&table, now),
             Err(error) => {
                 self.stats.add(Counter::TableErrors, 1);
@@ -308,7 +301,9 @@ impl Worker {
         }
         let mut reader = Reader::new(ApiKind::Chat);
         let text = "warm up the hot path \\n ".repeat(300);
-        reader.feed(format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"{text}\"}}]}}").as_bytes());
+        reader.feed(
+            format!("{{\"model\":\"m\",\"messages\":[{{\"role\":\"user\",\"content\":\"{text}\"}}]}}").as_bytes(),
+        );
         let prompt = reader.finish().unwrap_or_else(|_| Prompt::default());
         let mut view = View::new(self.config.view_limits());
         let endpoint = warmpath_core::table::Endpoint::default();

@@ -174,8 +174,9 @@ RETRY = {
     "host_selection_retry_max_attempts": 5,
 }
 
+# What Istio makes of `extraStatTags: [pool, reason, kind, cause, prefix]`.
 STATS_TAGS = [
-    {"tag_name": tag, "regex": rf"(?:\.)?({tag}\.=\.(.*?);\.)"} for tag in ("pool", "reason", "kind", "cause", "cache")
+    {"tag_name": tag, "regex": rf"({tag}=\.=(.*?);\.;)"} for tag in ("pool", "reason", "kind", "cause", "prefix")
 ]
 
 
@@ -202,12 +203,16 @@ def bootstrap(
                         "filters.network.http_connection_manager.v3.HttpConnectionManager",
                         stat_prefix="gateway",
                         codec_type="AUTO",
+                        http_protocol_options={"enable_trailers": True},
                         http_filters=http_filters(wiring, config, filter_path, plugin),
                         route_config={
                             "virtual_hosts": [
                                 {
                                     "name": "all",
                                     "domains": ["*"],
+                                    # Streaming: what is held back (`decide_at_bytes`) and one more read, which may be as
+                                    # large as the connection's buffer. Also what can be sent again by a retry.
+                                    "request_body_buffer_limit": BUFFER_LIMIT,
                                     "routes": [
                                         {
                                             "match": {"prefix": "/"},
@@ -228,6 +233,8 @@ def bootstrap(
         "node": {"id": "gateway", "cluster": "gateway"},
         "admin": {"address": _address(f"127.0.0.1:{admin}")},
         "stats_config": {"stats_tags": STATS_TAGS},
+        # Histograms are merged when stats are flushed.
+        "stats_flush_interval": "0.5s",
         "static_resources": resources,
     }
     if lds is None:
@@ -308,13 +315,12 @@ class Envoy:
     def stats(self) -> dict[str, int]:
         """The filter's counters and gauges, by `name` or `name{tag=value,…}`, without the `warmpath_` in front."""
         result: dict[str, int] = {}
-        for line in self.get("/stats?filter=wasmcustom.warmpath").splitlines():
+        for line in self.get("/stats?filter=^wasmcustom.*warmpath_").splitlines():
             name, _, value = line.rpartition(": ")
             if not value.isdigit():
                 continue
-            name = name.removeprefix("wasmcustom.warmpath_")
-            tags = re.findall(r"\.(\w+)\.=\.(.*?);", name)
-            base = name.split(".", 1)[0]
+            tags = re.findall(r"(\w+)=\.=(.*?);\.;", name)
+            base = re.search(r"warmpath_(\w+)", name)[1]
             key = base + ("{" + ",".join(f"{k}={v}" for k, v in tags) + "}" if tags else "")
             result[key] = int(value)
         return result

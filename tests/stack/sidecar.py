@@ -11,11 +11,19 @@ from .process import Process, free_port, wait_for
 class Sidecar:
     """A sidecar that watches a file of endpoints."""
 
-    def __init__(self, folder: Path, pods: list[str], pools: list[dict] | None = None, name: str = "sidecar", **options):
+    def __init__(
+        self,
+        folder: Path,
+        pods: list[str],
+        pools: list[dict] | None = None,
+        name: str = "sidecar",
+        feed: str | None = None,
+        **options,
+    ):
         self.file = folder / f"{name}-endpoints.json"
         self.write(pods, pools)
         self.http = f"127.0.0.1:{free_port()}"
-        self.feed = f"127.0.0.1:{free_port()}"
+        self.feed = feed or f"127.0.0.1:{free_port()}"
         command = [paths.SIDECAR, "sidecar", "--endpoints", self.file, "--http-listen", self.http, "--feed-listen", self.feed]
         for option, value in options.items():
             command += ["--" + option.replace("_", "-"), str(value)]

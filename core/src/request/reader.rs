@@ -232,7 +232,7 @@ impl Body {
         if let Some(why) = self.barred {
             return Err(why);
         }
-        if !self.context.present {
+        if !self.context.present || self.context.hasher.is_empty() {
             return Err(if self.api == ApiKind::Other { LoadOnly::NoPrefix } else { LoadOnly::NoPrompt });
         }
         let mut seed = mix(self.api.seed(), xxhash_rust::xxh64::xxh64(&self.model_bytes, 1));

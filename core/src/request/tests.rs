@@ -210,6 +210,7 @@ fn what_cannot_be_read_says_why() {
         (ApiKind::Chat, b"7", LoadOnly::UnknownShape),
         (ApiKind::Chat, b"{}", LoadOnly::NoPrompt),
         (ApiKind::Chat, b"{\"messages\":null}", LoadOnly::NoPrompt),
+        (ApiKind::Chat, b"{\"messages\":[]}", LoadOnly::NoPrompt),
         (ApiKind::Chat, b"{\"messages\":\"x\"}", LoadOnly::UnknownShape),
         (ApiKind::Chat, b"{\"messages\":[\"x\"]}", LoadOnly::UnknownShape),
         (ApiKind::Chat, b"{\"messages\":[1]}", LoadOnly::UnknownShape),

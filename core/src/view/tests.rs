@@ -96,17 +96,17 @@ fn a_full_kv_cache_makes_wait() {
     let two = slot(&v, 2);
     // 1,000 tokens of capacity; each prompt holds 400 and is expected to generate 128.
     v.fold(&record(1, 10, route(2, 7)), Millis(10));
-    assert_eq!(v.kv_wait(two, Tokens(300)).0, 0.0);
+    assert_eq!(v.kv_wait(two, Tokens(50)).0, 0.0);
     v.fold(&record(2, 10, route(2, 8)), Millis(10));
-    let wait = v.kv_wait(two, Tokens(300)).0;
+    let wait = v.kv_wait(two, Tokens(50)).0;
     assert!((wait - 3.0 * 484.0 / 1000.0).abs() < 0.01, "{wait}");
     // The same prompt again holds nothing more than its answer.
     v.fold(&record(3, 10, route(2, 8)), Millis(10));
-    assert!((v.kv_wait(two, Tokens(300)).0 - 3.0 * 612.0 / 1000.0).abs() < 0.01);
+    assert!((v.kv_wait(two, Tokens(50)).0 - 3.0 * 612.0 / 1000.0).abs() < 0.01);
     for n in 1..4 {
         v.fold(&record(n, 20, Body::Done { prompt: None, cached: None, output: None }), Millis(20));
     }
-    assert_eq!(v.kv_wait(two, Tokens(300)).0, 0.0);
+    assert_eq!(v.kv_wait(two, Tokens(50)).0, 0.0);
 }
 
 #[test]

@@ -153,9 +153,7 @@ impl Host for Envoy {
 
     fn add_response_header(&self, name: &str, v: &str) -> Result<(), HostError> {
         // SAFETY: both slices live over the call.
-        check(unsafe {
-            proxy_add_header_map_value(RESPONSE_HEADERS, name.as_ptr(), name.len(), v.as_ptr(), v.len())
-        })
+        check(unsafe { proxy_add_header_map_value(RESPONSE_HEADERS, name.as_ptr(), name.len(), v.as_ptr(), v.len()) })
     }
 
     fn request_body(&self, start: usize, size: usize) -> Option<Vec<u8>> {
