@@ -146,23 +146,9 @@ impl Scanner {
                         }
                     }
                 },
-                Inside::String => match memchr2(b'"', b'\\', rest) {
-                    None => {
-                        self.run(rest, sink)?;
-                        return Ok(());
-                    }
-                    Some(at) => {
-                        let (run, tail) = rest.split_at_checked(at).ok_or(JsonError::Syntax)?;
-                        let (stop, tail) = tail.split_first().ok_or(JsonError::Syntax)?;
-                        self.run(run, sink)?;
-                        self.utf8.at_boundary()?;
-                        if *stop == b'\\' {
-                            self.inside = Inside::Escape;
-                        } else {
-                            self.end_string(sink);
-                        }
-                        tail
-                    }
+                Inside::String => match self.string(rest, sink)? {
+                    Some(tail) => tail,
+                    None => return Ok(()),
                 },
                 Inside::Escape => match rest.split_first() {
                     None => return Ok(()),
@@ -188,6 +174,41 @@ impl Scanner {
                     }
                     self.end_scalar(sink)?;
                     tail
+                }
+            };
+        }
+    }
+
+    /// Reads on inside a string, to its end or to an escape that the chunk cuts. Returns what is left of the chunk.
+    fn string<'a>(&mut self, mut rest: &'a [u8], sink: &mut impl Sink) -> Result<Option<&'a [u8]>, JsonError> {
+        loop {
+            let Some(at) = memchr2(b'"', b'\\', rest) else {
+                self.run(rest, sink)?;
+                return Ok(None);
+            };
+            let (run, tail) = rest.split_at_checked(at).ok_or(JsonError::Syntax)?;
+            self.run(run, sink)?;
+            self.utf8.at_boundary()?;
+            let (stop, tail) = tail.split_first().ok_or(JsonError::Syntax)?;
+            if *stop == b'"' {
+                self.end_string(sink);
+                return Ok(Some(tail));
+            }
+            rest = match tail {
+                [b'u', a, b, c, d, tail @ ..] => {
+                    let digits = [*a, *b, *c, *d].map(|digit| (digit as char).to_digit(16));
+                    let [Some(a), Some(b), Some(c), Some(d)] = digits else { return Err(JsonError::Syntax) };
+                    self.code_unit((a << 12 | b << 8 | c << 4 | d) as u16, sink);
+                    tail
+                }
+                [byte, tail @ ..] if *byte != b'u' => {
+                    self.escape(*byte, sink)?;
+                    tail
+                }
+                // The escape goes on in the next chunk.
+                cut => {
+                    self.inside = Inside::Escape;
+                    return Ok(Some(cut));
                 }
             };
         }
@@ -316,11 +337,17 @@ impl Scanner {
             return Ok(());
         }
         self.inside = Inside::String;
+        self.code_unit(value, sink);
+        Ok(())
+    }
+
+    /// A UTF-16 code unit, as `\u` escapes write them: half a character when it is a surrogate.
+    fn code_unit(&mut self, value: u16, sink: &mut impl Sink) {
         let high = std::mem::take(&mut self.high_surrogate);
         if high != 0 && (0xDC00..0xE000).contains(&value) {
             let point = 0x1_0000 + ((u32::from(high) - 0xD800) << 10) + (u32::from(value) - 0xDC00);
             emit(point, sink);
-            return Ok(());
+            return;
         }
         if high != 0 {
             emit(u32::from(high), sink);
@@ -330,7 +357,6 @@ impl Scanner {
         } else {
             emit(u32::from(value), sink);
         }
-        Ok(())
     }
 
     #[inline]

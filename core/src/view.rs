@@ -132,8 +132,11 @@ impl View {
             }
             let capacity = self.capacity_bytes(endpoint);
             if let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) {
-                known.foreign = (endpoint.load.running.saturating_add(endpoint.load.waiting))
-                    .saturating_sub(known.load.in_flight());
+                // A late endpoint's figures are those of its last scrape: what is known of others' load stays.
+                if endpoint.state == State::Ready {
+                    let scraped = endpoint.load.running.saturating_add(endpoint.load.waiting);
+                    known.foreign = scraped.saturating_sub(known.load.in_flight());
+                }
                 known.endpoint = endpoint.clone();
             }
             self.index.set_capacity(slot, capacity);
@@ -432,12 +435,6 @@ impl Known {
     #[must_use]
     pub fn is_choosable(&self) -> bool {
         self.endpoint.state.is_choosable()
-    }
-
-    /// Whether the table's load figures are fresh.
-    #[must_use]
-    pub fn is_fresh(&self) -> bool {
-        self.endpoint.state == State::Ready
     }
 }
 

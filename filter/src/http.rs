@@ -86,6 +86,9 @@ impl Http {
         worker.stats.request(api);
         let why = if end {
             Some(LoadOnly::Empty)
+        } else if api == ApiKind::Other {
+            // Nothing in the body matters, and it may be a large upload.
+            Some(LoadOnly::NoPrefix)
         } else if self.host.request_header("content-encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity")) {
             Some(LoadOnly::Compressed)
         } else {

@@ -85,7 +85,7 @@ metrics! {
 }
 
 metrics! {
-    /// Gauges.
+    /// Gauges, set by the VM that is the feed; they stay as they were when the mode is switched to `off`.
     Gauge:
     /// Endpoints in the table.
     Endpoints = "warmpath_endpoints",

@@ -45,8 +45,9 @@ impl Worker {
     #[must_use]
     pub fn new(host: Rc<dyn Host>, config: Rc<Config>) -> Self {
         let vm = random();
-        // Another fingerprint, another journal: a new build must not read hashes that it would compute otherwise.
-        let prefix = format!("warmpath/{}/{FINGERPRINT:x}/", config.name);
+        // Another fingerprint, another journal: a new build must not read hashes that it would compute otherwise. The same
+        // for a ring of another size, whose numbers stand in other slots.
+        let prefix = format!("warmpath/{}/{FINGERPRINT:x}-{}/", config.name, config.limits.journal_slots);
         Self {
             stats: Stats::new(Rc::clone(&host), &config),
             view: View::new(config.view_limits()),

@@ -175,7 +175,14 @@ impl Memories {
     #[must_use]
     pub fn all(&self) -> Vec<(Key, Arc<Shared>, usize)> {
         let views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        views.iter().map(|(key, entry)| (key.clone(), Arc::clone(&entry.shared), entry.streams())).collect()
+        views
+            .iter()
+            .map(|(key, entry)| {
+                // Counted first: the clone handed out here is no stream.
+                let streams = entry.streams();
+                (key.clone(), Arc::clone(&entry.shared), streams)
+            })
+            .collect()
     }
 }
 

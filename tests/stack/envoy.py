@@ -12,7 +12,7 @@ from . import paths
 from .process import Process, free_port, wait_for
 
 DESTINATION = "x-gateway-destination-endpoint"
-LLM_PATHS = r"^/v1/(chat/completions|completions|responses|messages|embeddings|score|rerank)/?(\?.*)?$"
+LLM_PATHS = r"^/v1/(chat/completions|completions|responses|messages)/?(\?.*)?$"
 BUFFER_LIMIT = 4 * 1024 * 1024
 _EXT = "type.googleapis.com/envoy.extensions"
 

@@ -3,8 +3,8 @@
 //! Each Envoy worker has its own wasm VM. What any of them routes is appended to a ring in shared data, and each folds
 //! the ring into its own view before it decides, so that all of them know what one of them did.
 //!
-//! [`record`] says what is written and how it is encoded; [`ring`] how it is appended and read without a head and
-//! without locks. Warmth from other sources (KV events of the engine, peers) comes as the same records.
+//! A [`Record`] says what happened; a [`Ring`] is how records are appended and read without a head and without locks.
+//! Warmth from other sources (KV events of the engine, peers) comes as the same records.
 
 mod record;
 mod ring;

@@ -34,7 +34,7 @@ pub struct Candidate {
     pub turnover: Option<Seconds>,
 }
 
-/// Why an endpoint was chosen. Feeds stats, log and `explain`.
+/// Why an endpoint was chosen: counted in the stats, told in the debug headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// It holds more of the prompt than any other.

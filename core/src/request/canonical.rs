@@ -7,7 +7,7 @@
 
 use super::fields::is_ignored_inside;
 use crate::json::Container;
-use crate::prefix::PrefixHasher;
+use crate::prefix::{PrefixHasher, Stage};
 use xxhash_rust::xxh64::Xxh64;
 
 const OPEN_OBJECT: u8 = 0xF8;
@@ -34,6 +34,7 @@ impl Out for PrefixHasher {
 /// The digest of one identifying member.
 #[derive(Clone, Default)]
 pub(super) struct Digest {
+    stage: Stage,
     state: Xxh64,
     pub(super) bytes: u64,
 }
@@ -41,13 +42,16 @@ pub(super) struct Digest {
 impl Out for Digest {
     #[inline]
     fn write(&mut self, bytes: &[u8]) {
-        self.state.update(bytes);
+        let state = &mut self.state;
+        self.stage.write(bytes, |b| state.update(b));
         self.bytes += bytes.len() as u64;
     }
 }
 
 impl Digest {
-    pub(super) fn value(&self) -> u64 {
+    pub(super) fn value(&mut self) -> u64 {
+        let state = &mut self.state;
+        self.stage.flush(|b| state.update(b));
         self.state.digest()
     }
 }
@@ -110,6 +114,12 @@ impl Canonical {
             return depth == at && container == Container::Array || depth == at + 1 && container == Container::Object;
         }
         depth == 0 && container == Container::Array && matches!(self.shape, Shape::Messages | Shape::Text)
+    }
+
+    /// Whether pieces of a value's string go out as they are.
+    #[inline]
+    pub(super) fn passes(&self) -> bool {
+        self.dropping.is_none() && self.part_key != PartKey::Type
     }
 
     pub(super) fn open(&mut self, container: Container, depth: u32, out: &mut impl Out) {

@@ -1,7 +1,7 @@
 //! What of an LLM request decides the KV cache, read once while its chunks arrive.
 //!
 //! Top-level order and unrelated members (`temperature`, `stream`, …) do not matter, because clients send `tools` after
-//! `messages` and may send `cache_salt` last: context ([`Context`]) and identifying members are digested apart, and
+//! `messages` and may send `cache_salt` last: the context and the identifying members are digested apart, and
 //! mixed into each boundary's key at the end ([`Reader::finish`]). Inside messages and tools every member counts, in its
 //! order, because it reaches the rendered prompt.
 

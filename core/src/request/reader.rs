@@ -238,7 +238,7 @@ impl Body {
         let mut seed = mix(self.api.seed(), xxhash_rust::xxh64::xxh64(&self.model_bytes, 1));
         let mut before = 0;
         self.identities.sort_by_key(|i| i.number);
-        for identity in &self.identities {
+        for identity in &mut self.identities {
             seed = mix(seed ^ u64::from(identity.number), identity.digest.value());
             if identity.in_prompt {
                 before += identity.digest.bytes;
@@ -335,6 +335,8 @@ impl Sink for Body {
     fn string_piece(&mut self, piece: &[u8]) {
         let key = self.in_key;
         match self.member {
+            // Nearly all bytes of a request: long texts in messages.
+            Member::Context if !key && self.canonical.passes() => self.context.hasher.write(piece),
             Member::Context | Member::System | Member::Identity { .. } => {
                 self.hashed(|c, out| c.string_piece(key, piece, out));
             }
