@@ -9,6 +9,9 @@ use memchr::memchr2;
 /// Deepest nesting that is read. Requests of real clients stay below 20; what nests deeper is placed by load alone.
 pub const MAX_DEPTH: u32 = 120;
 
+/// Bytes of text between escapes that are gathered before they are handed on.
+const GATHERED: usize = 4096;
+
 /// Why scanning stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JsonError {
@@ -77,6 +80,8 @@ pub struct Scanner {
     /// One bit for each open container, the innermost lowest: 1 for an object.
     objects: u128,
     high_surrogate: u16,
+    /// Text of the string at hand that was decoded and not handed on.
+    decoded: Vec<u8>,
     utf8: Utf8Tail,
     scalar: ScalarCheck,
     failed: Option<JsonError>,
@@ -91,6 +96,7 @@ impl Default for Scanner {
             depth: 0,
             objects: 0,
             high_surrogate: 0,
+            decoded: Vec::new(),
             utf8: Utf8Tail::default(),
             scalar: ScalarCheck::default(),
             failed: None,
@@ -184,21 +190,25 @@ impl Scanner {
         loop {
             let Some(at) = memchr2(b'"', b'\\', rest) else {
                 self.run(rest, sink)?;
+                self.flush(sink)?;
                 return Ok(None);
             };
             let (run, tail) = rest.split_at_checked(at).ok_or(JsonError::Syntax)?;
-            self.run(run, sink)?;
-            self.utf8.at_boundary()?;
             let (stop, tail) = tail.split_first().ok_or(JsonError::Syntax)?;
             if *stop == b'"' {
+                self.run(run, sink)?;
+                self.flush_surrogate(sink)?;
+                self.flush(sink)?;
+                self.utf8.at_boundary()?;
                 self.end_string(sink);
                 return Ok(Some(tail));
             }
+            self.gather(run, sink)?;
             rest = match tail {
                 [b'u', a, b, c, d, tail @ ..] => {
                     let digits = [*a, *b, *c, *d].map(|digit| (digit as char).to_digit(16));
                     let [Some(a), Some(b), Some(c), Some(d)] = digits else { return Err(JsonError::Syntax) };
-                    self.code_unit((a << 12 | b << 8 | c << 4 | d) as u16, sink);
+                    self.code_unit((a << 12 | b << 8 | c << 4 | d) as u16, sink)?;
                     tail
                 }
                 [byte, tail @ ..] if *byte != b'u' => {
@@ -207,11 +217,55 @@ impl Scanner {
                 }
                 // The escape goes on in the next chunk.
                 cut => {
+                    self.flush(sink)?;
                     self.inside = Inside::Escape;
                     return Ok(Some(cut));
                 }
             };
         }
+    }
+
+    /// Plain bytes of a string, before its end or the chunk's.
+    #[inline]
+    fn run(&mut self, run: &[u8], sink: &mut impl Sink) -> Result<(), JsonError> {
+        if !self.decoded.is_empty() {
+            return self.gather(run, sink);
+        }
+        if !run.is_empty() {
+            self.flush_surrogate(sink)?;
+            self.utf8.feed(run)?;
+            sink.string_piece(run);
+        }
+        Ok(())
+    }
+
+    /// Plain bytes of a string that an escape follows or went before: gathered, so that text full of escapes is handed
+    /// on in large pieces all the same.
+    #[inline]
+    fn gather(&mut self, run: &[u8], sink: &mut impl Sink) -> Result<(), JsonError> {
+        if run.is_empty() {
+            return Ok(());
+        }
+        self.flush_surrogate(sink)?;
+        if self.decoded.len() + run.len() > GATHERED {
+            self.flush(sink)?;
+            if run.len() > GATHERED {
+                return self.run(run, sink);
+            }
+        }
+        self.decoded.extend_from_slice(run);
+        Ok(())
+    }
+
+    /// Hands on what was gathered.
+    #[inline]
+    fn flush(&mut self, sink: &mut impl Sink) -> Result<(), JsonError> {
+        if !self.decoded.is_empty() {
+            self.utf8.feed(&self.decoded)?;
+            sink.string_piece(&self.decoded);
+            self.decoded.clear();
+        }
+        Ok(())
     }
 
     /// Returns whether the byte was used up.
@@ -280,7 +334,6 @@ impl Scanner {
     }
 
     fn end_string(&mut self, sink: &mut impl Sink) {
-        self.flush_surrogate(sink);
         sink.string_end(self.key, self.depth);
         self.inside = Inside::Structure;
         if self.key {
@@ -298,17 +351,6 @@ impl Scanner {
         Ok(())
     }
 
-    #[inline]
-    fn run(&mut self, run: &[u8], sink: &mut impl Sink) -> Result<(), JsonError> {
-        if run.is_empty() {
-            return Ok(());
-        }
-        self.flush_surrogate(sink);
-        self.utf8.feed(run)?;
-        sink.string_piece(run);
-        Ok(())
-    }
-
     fn escape(&mut self, byte: u8, sink: &mut impl Sink) -> Result<(), JsonError> {
         let decoded = match byte {
             b'n' => b'\n',
@@ -323,8 +365,8 @@ impl Scanner {
             }
             _ => return Err(JsonError::Syntax),
         };
-        self.flush_surrogate(sink);
-        sink.string_piece(&[decoded]);
+        self.flush_surrogate(sink)?;
+        self.decoded.push(decoded);
         self.inside = Inside::String;
         Ok(())
     }
@@ -337,45 +379,47 @@ impl Scanner {
             return Ok(());
         }
         self.inside = Inside::String;
-        self.code_unit(value, sink);
-        Ok(())
+        self.code_unit(value, sink)
     }
 
     /// A UTF-16 code unit, as `\u` escapes write them: half a character when it is a surrogate.
-    fn code_unit(&mut self, value: u16, sink: &mut impl Sink) {
-        let high = std::mem::take(&mut self.high_surrogate);
+    fn code_unit(&mut self, value: u16, sink: &mut impl Sink) -> Result<(), JsonError> {
+        let high = u32::from(std::mem::take(&mut self.high_surrogate));
+        let value = u32::from(value);
         if high != 0 && (0xDC00..0xE000).contains(&value) {
-            let point = 0x1_0000 + ((u32::from(high) - 0xD800) << 10) + (u32::from(value) - 0xDC00);
-            emit(point, sink);
-            return;
+            return self.emit(0x1_0000 + ((high - 0xD800) << 10) + (value - 0xDC00), sink);
         }
         if high != 0 {
-            emit(u32::from(high), sink);
+            self.emit(high, sink)?;
         }
         if (0xD800..0xDC00).contains(&value) {
-            self.high_surrogate = value;
-        } else {
-            emit(u32::from(value), sink);
+            self.high_surrogate = value as u16;
+            return Ok(());
         }
+        self.emit(value, sink)
     }
 
     #[inline]
-    fn flush_surrogate(&mut self, sink: &mut impl Sink) {
-        if self.high_surrogate != 0 {
-            emit(u32::from(std::mem::take(&mut self.high_surrogate)), sink);
+    fn flush_surrogate(&mut self, sink: &mut impl Sink) -> Result<(), JsonError> {
+        match std::mem::take(&mut self.high_surrogate) {
+            0 => Ok(()),
+            high => self.emit(u32::from(high), sink),
         }
     }
-}
 
-/// One code point, encoded as UTF-8; a lone surrogate (which UTF-8 has no place for) in the same pattern, so that
-/// different escapes stay different.
-fn emit(point: u32, sink: &mut impl Sink) {
-    let tail = |shift: u32| 0x80 | ((point >> shift) & 0x3f) as u8;
-    match point {
-        0..0x80 => sink.string_piece(&[point as u8]),
-        0x80..0x800 => sink.string_piece(&[0xC0 | (point >> 6) as u8, tail(0)]),
-        0x800..0x1_0000 => sink.string_piece(&[0xE0 | (point >> 12) as u8, tail(6), tail(0)]),
-        _ => sink.string_piece(&[0xF0 | ((point >> 18) & 7) as u8, tail(12), tail(6), tail(0)]),
+    /// One code point.
+    fn emit(&mut self, point: u32, sink: &mut impl Sink) -> Result<(), JsonError> {
+        if let Some(c) = char::from_u32(point) {
+            self.decoded.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+            return Ok(());
+        }
+        // A lone surrogate, which UTF-8 has no place for: in the same pattern, so that different escapes stay different,
+        // and past the check.
+        self.flush(sink)?;
+        self.utf8.at_boundary()?;
+        let tail = |shift: u32| 0x80 | ((point >> shift) & 0x3f) as u8;
+        sink.string_piece(&[0xE0 | (point >> 12) as u8, tail(6), tail(0)]);
+        Ok(())
     }
 }
 
