@@ -24,7 +24,7 @@ from stack.sidecar import Sidecar  # noqa: E402
 from stack.vllm import VllmPod, install  # noqa: E402
 
 RESULT = paths.TARGET / "demo" / "result.json"
-REASONS = ("warm", "spill", "cold", "load_only", "fallback")
+REASONS = ("warm", "spill", "spread", "cold", "load_only", "fallback")
 BOLD, DIM, RESET = ("\033[1m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "")
 
 

@@ -121,6 +121,16 @@ struct Cache {
     newest: u32,
 }
 
+/// What an endpoint holds of a prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Match {
+    /// Bytes from its beginning.
+    pub bytes: u32,
+    /// Prompts there that go on differently from that point: many where a shared beginning ends, none or one where a
+    /// conversation goes on.
+    pub continuations: u32,
+}
+
 /// The index. See the module's text.
 #[derive(Debug)]
 pub struct Index {
@@ -176,21 +186,22 @@ impl Index {
         self.shrink(slot.0);
     }
 
-    /// For each slot, how many bytes of the prompt its endpoint holds. `out` is resized to the slots.
-    pub fn matches(&self, boundaries: &[Boundary], out: &mut Vec<u32>) {
+    /// For each slot, what its endpoint holds of the prompt. `out` is resized to the slots.
+    pub fn matches(&self, boundaries: &[Boundary], out: &mut Vec<Match>) {
         out.clear();
-        out.resize(self.caches.len(), 0);
+        out.resize(self.caches.len(), Match::default());
         let mut open = self.caches.iter().flatten().filter(|c| c.entries > 0).count();
         for boundary in boundaries.iter().rev() {
             if open == 0 {
                 break;
             }
             let Some(holders) = self.holders.get(&boundary.hash) else { continue };
-            for (slot, _) in holders.as_slice() {
-                if let Some(matched) = out.get_mut(*slot as usize)
-                    && *matched == 0
+            for (slot, node) in holders.as_slice() {
+                if let Some(found) = out.get_mut(*slot as usize)
+                    && found.bytes == 0
                 {
-                    *matched = boundary.end;
+                    let continuations = self.nodes.get(*node as usize).map_or(0, |n| n.children);
+                    *found = Match { bytes: boundary.end, continuations };
                     open -= 1;
                 }
             }

@@ -1,7 +1,7 @@
 //! One request's way through view and policy: candidates in, decision out.
 
 use crate::config::Config;
-use crate::index::Slot;
+use crate::index::{Match, Slot};
 use crate::placement::{Candidate, Policy, PredictedTtft, Ranked, Reason};
 use crate::prefix::Boundary;
 use crate::request::Prompt;
@@ -68,7 +68,7 @@ const UNKNOWN_PROMPT: Tokens = Tokens(256);
 #[derive(Debug, Default)]
 pub struct Router {
     policy: PredictedTtft,
-    matches: Vec<u32>,
+    matches: Vec<Match>,
     candidates: Vec<Candidate>,
     ranked: Vec<Ranked>,
 }
@@ -90,8 +90,8 @@ impl Router {
         };
         view.index().matches(boundaries, &mut self.matches);
         self.gather(config, view, pool, model, bytes, now);
-        let most_bytes = self.candidates.iter().filter_map(|c| self.matches.get(c.slot.0 as usize)).max();
-        let most_bytes = most_bytes.copied().unwrap_or(0);
+        let held = self.candidates.iter().filter_map(|c| self.matches.get(c.slot.0 as usize)).map(|m| m.bytes);
+        let most_bytes = held.max().unwrap_or(0);
         let reason = match request {
             Request::Prompt(_) => self.policy.rank(&self.candidates, novelty(boundaries, most_bytes), &mut self.ranked),
             Request::Load { .. } => {
@@ -117,18 +117,22 @@ impl Router {
             if !known.is_choosable() || !in_pool(known) || (only_serving && !serves(known)) {
                 continue;
             }
-            let matched = self.matches.get(slot.0 as usize).copied().unwrap_or(0).min(bytes);
+            let Match { bytes: matched, continuations } =
+                self.matches.get(slot.0 as usize).copied().unwrap_or_default();
+            let matched = matched.min(bytes);
             let uncached = if bytes == 0 { UNKNOWN_PROMPT } else { view.tokens(bytes - matched) };
             let rate = known.prefill.value();
             self.candidates.push(Candidate {
                 slot,
                 id: known.endpoint.id,
                 matched: view.tokens(matched),
+                continuations,
                 uncached,
                 backlog: known.load.backlog(now),
                 lateness: known.load.lateness(now),
                 kv_wait: view.kv_wait(slot, uncached),
                 prefill_rate: rate,
+                in_flight: known.load.in_flight(),
                 decoding: known.load.decoding(),
                 foreign: known.foreign,
                 turnover: view.index().oldest_use(slot).map(|at| now.since(at)),

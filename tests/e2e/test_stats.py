@@ -6,7 +6,7 @@ from stack.paths import ROOT
 
 DEFINED = (ROOT / "filter" / "src" / "stats.rs").read_text()
 COUNTED = re.findall(r'= "warmpath_(\w+)"', DEFINED)
-REASONS = ("warm", "spill", "cold", "load_only", "fallback")
+REASONS = ("warm", "spill", "spread", "cold", "load_only", "fallback")
 KINDS = ("chat", "completions", "responses", "messages", "other")
 CAUSES = (
     "empty",

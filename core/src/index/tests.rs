@@ -69,8 +69,8 @@ proptest! {
                 let probe = super::tests::chain(probe);
                 real.matches(&probe, &mut matches);
                 for s in 0..3 {
-                    prop_assert_eq!(matches[s], naive[s].matched(&probe));
-                    prop_assert_eq!(real.matched(Slot(s as u32), &probe), matches[s]);
+                    prop_assert_eq!(matches[s].bytes, naive[s].matched(&probe));
+                    prop_assert_eq!(real.matched(Slot(s as u32), &probe), matches[s].bytes);
                 }
             }
             for (s, model) in naive.iter().enumerate() {
@@ -202,4 +202,18 @@ proptest! {
         real.remove_endpoint(Slot(0));
         prop_assert_eq!((real.entries(), real.digest()), (0, 0));
     }
+}
+
+#[test]
+fn a_match_tells_how_many_prompts_go_on_from_it() {
+    let mut real = index(1, 10_000);
+    for branch in 0..3 {
+        real.insert(Slot(0), &chain(&[0, 0, branch, 1]), Millis(0));
+    }
+    let of = |branches: &[u8]| {
+        let mut matches = Vec::new();
+        real.matches(&chain(branches), &mut matches);
+        matches[0].continuations
+    };
+    assert_eq!((of(&[0, 0, 9]), of(&[0, 0, 1, 9]), of(&[0, 0, 1, 1, 9])), (3, 1, 0));
 }

@@ -16,6 +16,8 @@ pub struct Candidate {
     pub id: EndpointId,
     /// Tokens of the prompt that it holds.
     pub matched: Tokens,
+    /// Prompts there that go on differently from where the match ends; see [`crate::index::Match`].
+    pub continuations: u32,
     /// Tokens of the prompt that it would have to compute.
     pub uncached: Tokens,
     /// Time until its prefill could begin.
@@ -26,7 +28,9 @@ pub struct Candidate {
     pub kv_wait: Seconds,
     /// Tokens a second that it prefills.
     pub prefill_rate: f64,
-    /// Requests past their first token there.
+    /// Requests sent there and not over.
+    pub in_flight: u32,
+    /// Of these, requests past their first token.
     pub decoding: u32,
     /// Requests there that this gateway knows nothing of.
     pub foreign: u32,
@@ -41,6 +45,9 @@ pub enum Reason {
     Warm,
     /// Another holds more, but this one answers sooner.
     Spill,
+    /// What others hold of it is a beginning that many prompts share, and they are busy: here it is computed once more,
+    /// for this prompt and those that follow.
+    Spread,
     /// Nobody holds any of it.
     Cold,
     /// The prompt could not be matched.
@@ -51,7 +58,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for counters.
-    pub const ALL: [Self; 5] = [Self::Warm, Self::Spill, Self::Cold, Self::LoadOnly, Self::Fallback];
+    pub const ALL: [Self; 6] = [Self::Warm, Self::Spill, Self::Spread, Self::Cold, Self::LoadOnly, Self::Fallback];
 
     /// The name in stats and logs.
     #[must_use]
@@ -59,6 +66,7 @@ impl Reason {
         match self {
             Self::Warm => "warm",
             Self::Spill => "spill",
+            Self::Spread => "spread",
             Self::Cold => "cold",
             Self::LoadOnly => "load_only",
             Self::Fallback => "fallback",

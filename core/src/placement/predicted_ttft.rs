@@ -9,7 +9,13 @@
 //! The second line charges for what the placement evicts: tokens computed anew push out as many, and where the cache
 //! turns over fast, those would have been used again. Without it a lightly loaded pool sends everything to one pod.
 //!
-//! The warmest endpoint is left only when another is better by a ratio **and** by an absolute margin: one alone herds
+//! A prompt whose match ends where a shared beginning ends (a system prompt, tools) starts a conversation: nothing but the
+//! beginning is lost elsewhere, and computing it there serves all that follow. So when the warmest has many requests in
+//! flight and another at most half as many, the shared beginning costs nothing there. Without this the first pod that
+//! is warm gets every conversation until its queue costs more than a cold start, and by then its conversations have to
+//! leave it.
+//!
+//! Otherwise the warmest endpoint is left only when another is better by a ratio **and** by an absolute margin: one alone herds
 //! or thrashes. Among endpoints within `tie_ratio` of the cheapest, rendezvous hashing (Thaler and Ravishankar, 1998)
 //! of the part of the prompt that nobody holds decides, so that VMs and replicas that have not yet heard of each other
 //! choose alike.
@@ -61,23 +67,36 @@ pub struct PredictedTtft {
 const BLOCK: Tokens = Tokens(16);
 
 impl PredictedTtft {
-    fn judge(&self, candidate: usize, c: &Candidate) -> Ranked {
+    fn judge(&self, candidate: usize, c: &Candidate, warmest: Option<&Candidate>) -> Ranked {
         let w = &self.weights;
-        let prefill = if c.prefill_rate > 0.0 { c.uncached.0 as f64 / c.prefill_rate } else { 0.0 };
+        let seconds = |t: Tokens| if c.prefill_rate > 0.0 { t.0 as f64 / c.prefill_rate } else { 0.0 };
+        let prefill = seconds(c.uncached);
         let predicted = w.base.0
             + c.backlog.0.max(c.kv_wait.0).max(c.lateness.0)
             + prefill
             + f64::from(c.decoding) * w.decode_penalty.0
             + f64::from(c.foreign) * w.foreign_penalty.0;
         let evicts = c.turnover.map_or(0.0, |t| (w.eviction_horizon.0 / t.0.max(0.001)).min(1.0));
-        Ranked { candidate, predicted: Seconds(predicted), cost: Seconds(predicted + prefill * evicts) }
+        let spared = warmest.filter(|w| relieves(c, w)).map_or(0.0, |w| seconds(w.matched.saturating_sub(c.matched)));
+        Ranked { candidate, predicted: Seconds(predicted), cost: Seconds(predicted + prefill * evicts - spared) }
     }
+}
+
+/// So many prompts must go on from the end of a match for it to be a shared beginning.
+const SHARED: u32 = 4;
+/// So many requests must be in flight at the warmest before its shared beginnings are computed elsewhere.
+const BUSY: u32 = 8;
+
+/// Whether `c` should take a new conversation off the warmest endpoint.
+fn relieves(c: &Candidate, warmest: &Candidate) -> bool {
+    warmest.continuations >= SHARED && warmest.in_flight >= BUSY && c.in_flight <= warmest.in_flight >> 1
 }
 
 impl Policy for PredictedTtft {
     fn rank(&self, candidates: &[Candidate], novelty: u64, ranked: &mut Vec<Ranked>) -> Reason {
         ranked.clear();
-        ranked.extend(candidates.iter().enumerate().map(|(i, c)| self.judge(i, c)));
+        let warmest = candidates.iter().max_by_key(|c| (c.matched, c.continuations));
+        ranked.extend(candidates.iter().enumerate().map(|(i, c)| self.judge(i, c, warmest)));
         let Some(cheapest) = ranked.iter().map(|r| r.cost.0).reduce(f64::min) else { return Reason::Fallback };
         let matched = |r: &Ranked| candidates.get(r.candidate).map_or(Tokens(0), |c| c.matched);
         let weight = |r: &Ranked| candidates.get(r.candidate).map_or(0, |c| mix(novelty, c.id.0));
@@ -92,6 +111,13 @@ impl Policy for PredictedTtft {
             return Reason::Cold;
         }
         let is_warmest = |r: &Ranked| most.saturating_sub(matched(r)) < BLOCK;
+        let first = ranked.first().and_then(|r| candidates.get(r.candidate));
+        if let (Some(first), Some(warmest)) = (first, warmest)
+            && most.saturating_sub(first.matched) >= BLOCK
+            && relieves(first, warmest)
+        {
+            return Reason::Spread;
+        }
         let warmest = ranked.iter().position(is_warmest).unwrap_or(0);
         let dear = ranked.get(warmest).map_or(0.0, |r| r.cost.0);
         if dear > cheapest * self.weights.spill_ratio && dear > cheapest + self.weights.spill_margin.0 {
@@ -114,11 +140,13 @@ mod tests {
             slot: Slot(n),
             id: EndpointId(u64::from(n) * 77 + 5),
             matched: Tokens(matched),
+            continuations: 0,
             uncached: Tokens(10_000 - matched),
             backlog: Seconds(backlog),
             lateness: Seconds(0.0),
             kv_wait: Seconds(0.0),
             prefill_rate: 10_000.0,
+            in_flight: 0,
             decoding: 0,
             foreign: 0,
             turnover: None,
@@ -175,6 +203,22 @@ mod tests {
         for novelty in 0..20 {
             assert_eq!(choose(&[slow, candidate(1, 0, 0.5)], novelty).1[0], 1);
         }
+    }
+
+    #[test]
+    fn a_busy_endpoint_gives_new_conversations_away_and_keeps_its_own() {
+        let mut busy = candidate(1, 9_000, 0.0);
+        busy.in_flight = 20;
+        let idle = candidate(0, 0, 0.0);
+        assert_eq!(choose(&[idle, busy], 1).0, Reason::Warm, "its own conversation goes on there");
+        busy.continuations = 30;
+        busy.decoding = 20;
+        assert_eq!(choose(&[idle, busy], 1), (Reason::Spread, vec![0, 1]));
+        let mut half = candidate(2, 0, 0.0);
+        half.in_flight = 11;
+        assert_eq!(choose(&[half, busy], 1).0, Reason::Warm, "not much less busy");
+        busy.in_flight = 7;
+        assert_eq!(choose(&[idle, busy], 1).0, Reason::Warm, "not busy");
     }
 
     #[test]
