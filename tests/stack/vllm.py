@@ -81,6 +81,8 @@ class VllmPod:
         command += ["--host", host, "--port", port, "--max-model-len", "16384", "--enforce-eager"]
         command += ["--enable-prompt-tokens-details", "--block-size", str(BLOCK_SIZE)]
         command += ["--num-gpu-blocks-override", str(blocks), "--served-model-name", "tiny"]
+        # Requests with tools are refused without a parser for the calls; this one needs no token of its own.
+        command += ["--enable-auto-tool-choice", "--tool-call-parser", "pythonic"]
         env = {
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_NO_USAGE_STATS": "1",
