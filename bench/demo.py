@@ -119,9 +119,10 @@ def table(results: dict[str, dict]) -> str:
 
     row("requests", lambda r: str(r["requests"]))
     row("failed", lambda r: str(r["failed"]))
-    row("hit ratio", lambda r: f"{r['hit_ratio']:.3f}")
+    row("hit ratio", lambda r: f"{r['hit_ratio'] or 0:.3f}")
     for q in ("p50", "p90", "p99"):
-        row(f"TTFT {q}", lambda r, q=q: f"{r[f'ttft_{q}_ms']:,.0f} ms")
+        # None where no request was answered.
+        row(f"TTFT {q}", lambda r, q=q: "-" if r[f"ttft_{q}_ms"] is None else f"{r[f'ttft_{q}_ms']:,.0f} ms")
     row("per pod", lambda r: " ".join(str(n) for _, n in sorted(r["spread"].items())))
     for reason in REASONS:
         if any(results[n]["reasons"][reason] for n in names):
@@ -195,6 +196,9 @@ def main() -> int:
 def report(results: dict[str, dict], began: float) -> None:
     RESULT.write_text(json.dumps({"policies": results}, indent=1))
     print("\n" + table(results))
+    for name, result in results.items():
+        if result["failed"]:
+            print(f"\n{name}: failed: " + ", ".join(f"{n} x {cause}" for cause, n in result["failures"].items()))
     if "warmpath" in results:
         print("\n" + predicted_and_true(results["warmpath"]))
     print(f"\n{DIM}{time.monotonic() - began:.0f} s; figures in {os.path.relpath(RESULT)}{RESET}", flush=True)
