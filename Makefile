@@ -35,9 +35,10 @@ check: setup ## formatting, lints, documentation, licences
 	tests/tools/deny
 
 .PHONY: bench
-bench: setup ## one decision (read, hash, fold, place), native and in wasm
+bench: build ## one decision (read, hash, fold, place): native, in wasmtime, in Envoy
 	cargo bench -p warmpath-core
 	tests/tools/bench-wasm
+	$(PY) bench/decision_in_envoy.py
 
 .PHONY: build
 build: setup ## the filter (.wasm), the sidecar and the benchmark tool
