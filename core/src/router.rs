@@ -36,8 +36,6 @@ pub struct Decision {
     pub pool: usize,
     /// Size of the prompt by what is known of bytes and tokens.
     pub prompt: Tokens,
-    /// The most that any candidate holds.
-    pub most_matched: Tokens,
 }
 
 /// What to place.
@@ -103,7 +101,7 @@ impl Router {
             }
         };
         let choices = self.ranked.iter().take(config.limits.choices).filter_map(|r| self.choice(view, r)).collect();
-        Decision { choices, reason, pool, prompt: view.tokens(bytes), most_matched: view.tokens(most_bytes) }
+        Decision { choices, reason, pool, prompt: view.tokens(bytes) }
     }
 
     fn gather(&mut self, config: &Config, view: &View, pool: usize, model: Option<&str>, bytes: u32, now: Millis) {

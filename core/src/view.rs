@@ -406,18 +406,6 @@ impl View {
         (self.bytes_per_token.value(), self.prefill.value())
     }
 
-    /// Bounds and priors.
-    #[must_use]
-    pub fn limits(&self) -> &ViewLimits {
-        &self.limits
-    }
-
-    /// Whether there is any endpoint to choose.
-    #[must_use]
-    pub fn has_choice(&self) -> bool {
-        self.endpoints().any(|(_, k)| k.endpoint.state.is_choosable())
-    }
-
     /// Equal for views that hold the same.
     #[must_use]
     pub fn digest(&self) -> u64 {

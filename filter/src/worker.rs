@@ -66,12 +66,6 @@ impl Worker {
         }
     }
 
-    /// What this VM knows.
-    #[must_use]
-    pub fn view(&self) -> &View {
-        &self.view
-    }
-
     /// The feed.
     pub fn feed(&mut self) -> (&mut Feed, &Stats) {
         (&mut self.feed, &self.stats)

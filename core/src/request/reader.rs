@@ -42,12 +42,6 @@ impl Reader {
         self.body.barred.is_some() || self.scanner.is_complete()
     }
 
-    /// Bytes of body read.
-    #[must_use]
-    pub fn bytes_read(&self) -> u64 {
-        self.seen
-    }
-
     /// The model, as soon as it was read: a request that is placed by load alone still has its pool.
     #[must_use]
     pub fn model(&self) -> Option<&str> {
