@@ -9,6 +9,7 @@
 //! boundary's holders are found with one probe.
 
 mod holders;
+mod truth;
 
 pub use holders::HashedMap;
 
@@ -35,6 +36,8 @@ struct Node {
     older: u32,
     newer: u32,
     listed: bool,
+    /// A prefill that computed it is known to be over.
+    ready: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,19 @@ pub struct Match {
     /// Prompts there that go on differently from that point: many where a shared beginning ends, none or one where a
     /// conversation goes on.
     pub continuations: u32,
+}
+
+/// What an insert found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inserted {
+    /// Boundaries that are new there.
+    pub fresh: u32,
+    /// Bytes that the endpoint held before.
+    pub matched: u32,
+    /// Bytes of these that a finished prefill has computed: the others are on their way.
+    pub ready: u32,
+    /// When the deepest of these was used last.
+    pub used: Millis,
 }
 
 /// The index. See the module's text.
@@ -149,33 +165,34 @@ impl Index {
             .find_map(|(i, b)| Some((i, self.holders.get(&b.hash)?.node_of(slot)?, b.end)))
     }
 
-    /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it. Returns how
-    /// many boundaries are new there.
-    pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> u32 {
-        let fresh = self.add(slot, boundaries, now);
+    /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it.
+    pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
+        let inserted = self.add(slot, boundaries, now);
         self.shrink(slot.0);
-        fresh
+        inserted
     }
 
     /// As [`Index::insert`], for a request that is in flight from now on: its blocks cannot be evicted until
     /// [`Index::unpin`].
-    pub fn insert_pinned(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> u32 {
-        let fresh = self.add(slot, boundaries, now);
+    pub fn insert_pinned(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
+        let inserted = self.add(slot, boundaries, now);
         if let Some(last) = boundaries.last() {
             self.pin(slot, last.hash);
         }
         self.shrink(slot.0);
-        fresh
+        inserted
     }
 
-    fn add(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> u32 {
+    fn add(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
+        let mut inserted = Inserted::default();
         if self.cache_mut(slot.0).is_none() {
-            return 0;
+            return inserted;
         }
-        let mut fresh = 0;
         let (mut next, mut parent, mut end) = (0, NONE, 0);
         if let Some((i, node, node_end)) = self.deepest(slot.0, boundaries) {
             (next, parent, end) = (i + 1, node, node_end);
+            (inserted.matched, inserted.ready) = (node_end, self.ready_up_to(node));
+            inserted.used = self.nodes.get(node as usize).map_or(Millis(0), |n| n.touched);
         }
         for boundary in boundaries.get(next..).unwrap_or_default() {
             if boundary.end <= end && end > 0 {
@@ -183,12 +200,12 @@ impl Index {
             }
             parent = self.grow(slot.0, *boundary, parent, end);
             end = boundary.end;
-            fresh += 1;
+            inserted.fresh += 1;
         }
         if parent != NONE {
             self.touch(slot.0, parent, now);
         }
-        fresh
+        inserted
     }
 
     fn pin(&mut self, slot: Slot, last: PrefixHash) {
@@ -258,16 +275,6 @@ impl Index {
             self.unlist(slot.0, id);
             self.drop_leaf(slot.0, id, &node);
             id = node.parent;
-        }
-    }
-
-    /// Forgets what the endpoint last used at `stamp` or before: its cache turned out to have lost something of that age.
-    pub fn forget_older(&mut self, slot: Slot, stamp: Millis) {
-        while let Some(cache) = self.cache(slot.0) {
-            match self.nodes.get(cache.oldest as usize) {
-                Some(node) if node.touched <= stamp => self.evict_oldest(slot.0),
-                _ => break,
-            }
         }
     }
 
@@ -355,6 +362,7 @@ impl Index {
             older: NONE,
             newer: NONE,
             listed: false,
+            ready: false,
         };
         let id = match self.free.pop() {
             Some(id) => {

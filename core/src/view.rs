@@ -1,7 +1,7 @@
 //! The view: journal and table folded into what a decision needs. Equal records in equal order give equal views, in
 //! every VM and in the sidecar.
 
-use crate::index::{HashedMap, Index, Slot};
+use crate::index::{HashedMap, Index, Inserted, Slot};
 use crate::journal::{Body, Record, encode_slot};
 use crate::learned::{LogAverage, prefill_rate};
 use crate::load::{Demand, Load};
@@ -77,6 +77,10 @@ struct InFlight {
     /// The last boundary and how many were new to the endpoint: what a `void` takes back.
     last: PrefixHash,
     fresh: u32,
+    /// Bytes of the prompt that a finished prefill had computed there when it was routed.
+    ready: u32,
+    /// When the deepest of what it held there was used before.
+    used: Millis,
     /// The endpoint had nothing in prefill when it was routed: its first token shows the prefill rate.
     met_no_queue: bool,
 }
@@ -98,6 +102,7 @@ pub struct View {
     table_version: u64,
     table_at: Millis,
     last_sweep: Millis,
+    forgotten: u64,
 }
 
 impl View {
@@ -116,6 +121,7 @@ impl View {
             table_version: 0,
             table_at: Millis(0),
             last_sweep: Millis(0),
+            forgotten: 0,
             limits,
         }
     }
@@ -184,7 +190,7 @@ impl View {
             }
             Body::Extend { bytes, boundaries } => self.extend(key, *bytes, boundaries, at),
             Body::FirstToken { ttft } => self.first_token(key, *ttft, at),
-            Body::Done { prompt, output, .. } => self.done(key, *prompt, *output, at),
+            Body::Done { prompt, cached, output } => self.done(key, *prompt, *cached, *output, at),
             Body::Void => {
                 if let Some(entry) = self.end(key, at)
                     && self.by_id.get(&entry.endpoint) == Some(&entry.slot)
@@ -195,6 +201,9 @@ impl View {
             Body::Warm { endpoint, boundaries } => {
                 if let Some(slot) = self.by_id.get(endpoint) {
                     self.index.insert(*slot, boundaries, at);
+                    if let Some(last) = boundaries.last() {
+                        self.index.ready(*slot, last.hash);
+                    }
                 }
             }
             Body::Table { .. } | Body::RefillWanted => {}
@@ -216,14 +225,14 @@ impl View {
         let Some(slot) = self.by_id.get(&id).copied() else { return };
         // A request that Envoy sent elsewhere after all is routed a second time.
         self.end(key, at);
-        let uncached = self.tokens(bytes.saturating_sub(self.index.matched(slot, boundaries)));
         let last = boundaries.last().map_or(PrefixHash(0), |b| b.hash);
         let tracked = self.in_flight.len() < self.limits.max_in_flight;
-        let fresh = if tracked {
+        let Inserted { fresh, matched, ready, used } = if tracked {
             self.index.insert_pinned(slot, boundaries, at)
         } else {
             self.index.insert(slot, boundaries, at)
         };
+        let uncached = self.tokens(bytes.saturating_sub(matched));
         let wait = self.kv_wait(slot, uncached);
         let output = Tokens(self.output.value() as u64);
         let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
@@ -239,8 +248,19 @@ impl View {
         // One that cannot be kept track of must not stay in the load for ever.
         if tracked {
             known.load.routed(demand, rate, at);
-            let entry =
-                InFlight { slot, endpoint: id, at, bytes, demand, first_token: None, last, fresh, met_no_queue };
+            let entry = InFlight {
+                slot,
+                endpoint: id,
+                at,
+                bytes,
+                demand,
+                first_token: None,
+                last,
+                fresh,
+                ready,
+                used,
+                met_no_queue,
+            };
             self.in_flight.insert(key, entry);
         }
     }
@@ -250,7 +270,8 @@ impl View {
         entry.bytes = bytes;
         if let Some(slot) = self.by_id.get(&entry.endpoint) {
             self.index.unpin(*slot, entry.last, at);
-            entry.fresh = self.index.insert_pinned(*slot, boundaries, at);
+            let inserted = self.index.insert_pinned(*slot, boundaries, at);
+            (entry.fresh, entry.ready, entry.used) = (inserted.fresh, inserted.ready, inserted.used);
             entry.last = boundaries.last().map_or(PrefixHash(0), |b| b.hash);
         }
     }
@@ -262,6 +283,7 @@ impl View {
         }
         let entry = *entry;
         let Some(known) = current(&mut self.known, &entry) else { return };
+        self.index.ready(entry.slot, entry.last);
         known.load.first_token(entry.demand, known.prefill.value(), at);
         if entry.met_no_queue
             && let Some(rate) = prefill_rate(entry.demand.uncached, ttft, self.limits.base_ttft)
@@ -271,8 +293,16 @@ impl View {
         }
     }
 
-    fn done(&mut self, key: (u64, u64), prompt: Option<Tokens>, output: Option<Tokens>, at: Millis) {
+    fn done(
+        &mut self,
+        key: (u64, u64),
+        prompt: Option<Tokens>,
+        cached: Option<Tokens>,
+        output: Option<Tokens>,
+        at: Millis,
+    ) {
         let Some(entry) = self.end(key, at) else { return };
+        self.correct(&entry, prompt, cached);
         if let Some(tokens) = output {
             self.output.add(tokens.0 as f64);
             if let Some(first) = entry.first_token {
@@ -425,6 +455,8 @@ impl Known {
         self.endpoint.state.is_choosable()
     }
 }
+
+mod truth;
 
 #[cfg(test)]
 mod tests;

@@ -135,8 +135,39 @@ fn turnover_is_known_once_the_cache_is_full() {
     assert_eq!(real.oldest_use(Slot(0)), None);
     real.insert(Slot(0), &chain(&[3, 3, 3]), Millis(9));
     assert_eq!(real.oldest_use(Slot(0)), Some(Millis(5)));
-    real.forget_older(Slot(0), Millis(5));
-    assert_eq!((real.oldest_use(Slot(0)), real.used(Slot(0))), (None, 30));
+}
+
+#[test]
+fn what_is_missing_takes_all_that_was_not_used_for_longer() {
+    let mut real = index(1, 10_000);
+    let last = |branches: &[u8]| chain(branches).last().unwrap().hash;
+    let held = |real: &Index, branches: &[u8]| real.matched(Slot(0), &chain(branches));
+    for (branches, at) in [([9, 1, 1], 1), ([1, 1, 1], 2), ([8, 1, 1], 3), ([7, 1, 1], 9)] {
+        real.insert(Slot(0), &chain(&branches), Millis(at));
+    }
+    // Sent at 5, answered at 10: all but its first two boundaries were missing.
+    real.insert(Slot(0), &chain(&[1, 1, 1, 1]), Millis(5));
+    let found = chain(&[1, 1])[1].end;
+    assert_eq!(real.lost(Slot(0), last(&[1, 1, 1, 1]), found, Millis(2), Millis(5)), 3);
+    let full = |branches: &[u8]| chain(branches).last().unwrap().end;
+    assert_eq!(held(&real, &[9, 1, 1]), 0, "older than what is missing");
+    assert_eq!(held(&real, &[8, 1, 1]), full(&[8, 1, 1]), "used since");
+    assert_eq!(held(&real, &[7, 1, 1]), full(&[7, 1, 1]));
+    assert_eq!(held(&real, &[1, 1, 1, 1]), full(&[1, 1, 1, 1]), "it is there now");
+    assert_eq!(real.lost(Slot(0), last(&[9, 1, 1]), 0, Millis(0), Millis(99)), 0, "nothing known of it");
+}
+
+#[test]
+fn a_boundary_is_ready_when_a_prefill_over_it_is_over() {
+    let mut real = index(1, 10_000);
+    let last = |branches: &[u8]| chain(branches).last().unwrap().hash;
+    let ends: Vec<_> = chain(&[1, 2, 3, 4]).iter().map(|b| b.end).collect();
+    real.insert(Slot(0), &chain(&[1, 2]), Millis(0));
+    let found = real.insert(Slot(0), &chain(&[1, 2, 3]), Millis(1));
+    assert_eq!(found, Inserted { fresh: 1, matched: ends[1], ready: 0, used: Millis(0) });
+    real.ready(Slot(0), last(&[1, 2]));
+    let found = real.insert(Slot(0), &chain(&[1, 2, 3, 4]), Millis(2));
+    assert_eq!(found, Inserted { fresh: 1, matched: ends[2], ready: ends[1], used: Millis(1) });
 }
 
 #[test]
@@ -149,7 +180,7 @@ fn an_unknown_endpoint_is_left_alone() {
 #[test]
 fn a_retracted_insert_leaves_what_was_there_and_what_grew_from_it() {
     let mut real = index(1, 1000);
-    let fresh = |real: &mut Index, branches: &[u8]| real.insert(Slot(0), &chain(branches), Millis(0));
+    let fresh = |real: &mut Index, branches: &[u8]| real.insert(Slot(0), &chain(branches), Millis(0)).fresh;
     let last = |branches: &[u8]| chain(branches).last().unwrap().hash;
     assert_eq!(fresh(&mut real, &[1, 2]), 2);
     let before = real.digest();

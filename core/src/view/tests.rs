@@ -173,3 +173,33 @@ proptest! {
         }
     }
 }
+
+/// Routes, answers with `cached` of 400 tokens; at `at` and 50 ms later.
+fn serve(v: &mut View, number: u64, n: u64, at: u64, cached: Option<u64>) {
+    v.fold(&record(number, at, route(1, n)), Millis(at));
+    let done = Body::Done { prompt: Some(Tokens(400)), cached: cached.map(Tokens), output: None };
+    v.fold(&record(number, at + 50, done), Millis(at + 50));
+}
+
+#[test]
+fn one_answer_shows_that_a_cache_was_lost() {
+    let held = |v: &View, n: u64| v.index().matched(slot(v, 1), &prompt(n));
+    let mut v = view();
+    for n in 0..2 {
+        serve(&mut v, n, n, n * 100, Some(0));
+    }
+    serve(&mut v, 5, 0, 1000, Some(390));
+    assert_eq!((held(&v, 0), held(&v, 1), v.forgotten()), (1600, 1600, 0));
+    serve(&mut v, 6, 0, 2000, Some(0));
+    assert_eq!((held(&v, 0), held(&v, 1)), (1600, 0));
+    assert_eq!(v.forgotten(), 4);
+}
+
+#[test]
+fn a_match_on_an_unfinished_prefill_that_misses_shows_nothing() {
+    let mut v = view();
+    serve(&mut v, 1, 9, 0, Some(0));
+    v.fold(&record(2, 1000, route(1, 3)), Millis(1000));
+    serve(&mut v, 3, 3, 1001, Some(0));
+    assert_eq!((v.index().matched(slot(&v, 1), &prompt(9)), v.forgotten()), (1600, 0));
+}

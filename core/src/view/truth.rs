@@ -1,0 +1,39 @@
+//! What an answer says of what was believed: `cached_tokens` corrects the index.
+
+use super::{InFlight, View, current};
+use crate::units::Tokens;
+
+/// A shortfall counts only past this share of what was believed: tokens are not spread evenly over bytes, so where a
+/// cached part ends is known no better.
+const TOLERANCE: f64 = 0.25;
+/// A shortfall of a few blocks is none.
+const SLACK: f64 = 64.0;
+
+impl View {
+    /// Its answer is over, so the endpoint has the whole prompt now. Before, it had `cached` tokens of it: if clearly less
+    /// than finished prefills had computed there, it has evicted them, and with them all that it had not used for longer.
+    pub(super) fn correct(&mut self, entry: &InFlight, prompt: Option<Tokens>, cached: Option<Tokens>) {
+        if current(&mut self.known, entry).is_none() {
+            return;
+        }
+        self.index.ready(entry.slot, entry.last);
+        let (Some(prompt), Some(cached)) = (prompt, cached) else { return };
+        if prompt.0 == 0 || entry.bytes == 0 {
+            return;
+        }
+        // By this prompt's own ratio of bytes and tokens.
+        let bytes_per_token = f64::from(entry.bytes) / prompt.0 as f64;
+        let believed = f64::from(entry.ready) / bytes_per_token;
+        let found = cached.0 as f64;
+        if found < believed * (1.0 - TOLERANCE) - SLACK {
+            self.forgotten +=
+                self.index.lost(entry.slot, entry.last, (found * bytes_per_token) as u32, entry.used, entry.at);
+        }
+    }
+
+    /// Boundaries forgotten because an answer showed that they were not there.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}
