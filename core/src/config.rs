@@ -46,9 +46,9 @@ pub struct Pool {
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Placement {
-    /// See [`Weights::base`], in ms.
+    /// See [`ViewLimits::prior_base`], in ms.
     pub base_ttft_ms: f64,
-    /// See [`Weights::decode_penalty`], in ms.
+    /// See [`ViewLimits::prior_per_decode`], in ms.
     pub decode_penalty_ms: f64,
     /// See [`Weights::foreign_penalty`], in ms.
     pub foreign_penalty_ms: f64,
@@ -70,8 +70,8 @@ impl Default for Placement {
     fn default() -> Self {
         let (w, v) = (Weights::default(), ViewLimits::default());
         Self {
-            base_ttft_ms: w.base.0 * 1000.0,
-            decode_penalty_ms: w.decode_penalty.0 * 1000.0,
+            base_ttft_ms: v.prior_base.0 * 1000.0,
+            decode_penalty_ms: v.prior_per_decode.0 * 1000.0,
             foreign_penalty_ms: w.foreign_penalty.0 * 1000.0,
             eviction_horizon_s: w.eviction_horizon.0,
             spill_ratio: w.spill_ratio,
@@ -88,8 +88,6 @@ impl Placement {
     #[must_use]
     pub fn weights(&self) -> Weights {
         Weights {
-            base: Seconds(self.base_ttft_ms * 0.001),
-            decode_penalty: Seconds(self.decode_penalty_ms * 0.001),
             foreign_penalty: Seconds(self.foreign_penalty_ms * 0.001),
             eviction_horizon: Seconds(self.eviction_horizon_s),
             spill_ratio: self.spill_ratio,
@@ -286,7 +284,8 @@ impl Config {
             max_in_flight: self.limits.max_in_flight,
             default_capacity: Tokens(self.placement.default_capacity_tokens),
             prior_prefill_rate: self.placement.prior_prefill_rate,
-            base_ttft: Seconds(self.placement.base_ttft_ms * 0.001),
+            prior_base: Seconds(self.placement.base_ttft_ms * 0.001),
+            prior_per_decode: Seconds(self.placement.decode_penalty_ms * 0.001),
             ..ViewLimits::default()
         }
     }

@@ -1,14 +1,17 @@
-//! What is learned from answers instead of being tuned: how fast an endpoint prefills, how many bytes make a token.
+//! What is learned from answers instead of being tuned: how fast an endpoint prefills, how many bytes make a token, what
+//! decoding requests add to a time to first token.
 //!
-//! Both are averages of the logarithm (a factor of two up weighs as one down), each sample is held within a factor of
+//! All are averages of the logarithm (a factor of two up weighs as one down), each sample is held within a factor of
 //! the average, so that one outlier moves it little. Before the first sample they hold a sane prior.
 
-use crate::units::{Seconds, Tokens};
+use crate::units::{Millis, Seconds, Tokens};
 
 /// An average of a positive quantity, in the logarithm.
 #[derive(Clone, Copy, Debug)]
 pub struct LogAverage {
     log: f64,
+    /// `exp(log)`: asked for often, changed seldom.
+    value: f64,
     samples: u32,
 }
 
@@ -21,7 +24,8 @@ impl LogAverage {
     /// Starts at `prior`.
     #[must_use]
     pub fn new(prior: f64) -> Self {
-        Self { log: prior.max(f64::MIN_POSITIVE).ln(), samples: 0 }
+        let value = prior.max(f64::MIN_POSITIVE);
+        Self { log: value.ln(), value, samples: 0 }
     }
 
     /// Takes a sample; anything but a positive finite number is left out.
@@ -35,12 +39,13 @@ impl LogAverage {
         let step = sample.ln() - self.log;
         let bound = if self.samples > 4 { OUTLIER.ln() } else { f64::INFINITY };
         self.log += weight * step.clamp(-bound, bound);
+        self.value = self.log.exp();
     }
 
     /// The average.
     #[must_use]
     pub fn value(&self) -> f64 {
-        self.log.exp()
+        self.value
     }
 
     /// How many samples there were.
@@ -50,14 +55,45 @@ impl LogAverage {
     }
 }
 
-/// Prefill rates smaller than this many tokens are not taken from: constant costs would dominate.
-pub const MIN_PREFILL: Tokens = Tokens(256);
+/// A rate is not taken from fewer tokens than this: constant costs would dominate.
+const MIN_PREFILL: Tokens = Tokens(256);
+/// An endpoint that is never idle shows its rate each time it has prefilled so many tokens.
+const WINDOW: Tokens = Tokens(2048);
 
-/// The prefill rate that one answer shows, in tokens a second, when it met no queue.
-#[must_use]
-pub fn prefill_rate(uncached: Tokens, ttft: Seconds, base: Seconds) -> Option<f64> {
-    let took = ttft.0 - base.0;
-    (uncached >= MIN_PREFILL && took > 0.001).then(|| uncached.0 as f64 / took)
+/// Measures how fast one endpoint prefills: the tokens that it has got done, over the time in which it had some to do.
+/// First tokens mark the moments; so it learns under load as well as from a lone request, and what decoding costs the
+/// prefills beside it is in the rate.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PrefillMeter {
+    /// Since when the endpoint prefills without a pause. None: it is idle, or does what we do not see.
+    since: Option<Millis>,
+    done: u64,
+}
+
+impl PrefillMeter {
+    /// A request is sent there. `idle`: nothing was in prefill. `seen`: its first token will be seen, and nobody else
+    /// sends there what we do not see.
+    pub fn sent(&mut self, idle: bool, seen: bool, now: Millis) {
+        if !seen {
+            self.since = None;
+        } else if idle {
+            *self = Self { since: Some(now), done: 0 };
+        }
+    }
+
+    /// A prefill of `uncached` tokens is over; `busy`: others are still to come. `base` is the constant part of a time to
+    /// first token. Returns tokens a second, when enough was seen.
+    pub fn first_token(&mut self, uncached: Tokens, busy: bool, base: Seconds, now: Millis) -> Option<f64> {
+        let since = self.since?;
+        self.done = self.done.saturating_add(uncached.0);
+        if busy && self.done < WINDOW.0 {
+            return None;
+        }
+        let done = self.done;
+        *self = Self { since: busy.then_some(now), done: 0 };
+        let took = now.since(since).0 - base.0;
+        (done >= MIN_PREFILL.0 && took > 0.001).then(|| done as f64 / took)
+    }
 }
 
 #[cfg(test)]
@@ -92,9 +128,31 @@ mod tests {
     }
 
     #[test]
-    fn small_prefills_say_nothing_of_the_rate() {
-        assert_eq!(prefill_rate(Tokens(10), Seconds(1.0), Seconds(0.0)), None);
-        assert_eq!(prefill_rate(Tokens(1000), Seconds(0.5), Seconds(0.0)), Some(2000.0));
-        assert_eq!(prefill_rate(Tokens(1000), Seconds(0.01), Seconds(0.02)), None);
+    fn a_lone_request_shows_the_rate_and_a_small_one_does_not() {
+        let mut meter = PrefillMeter::default();
+        meter.sent(true, true, Millis(1000));
+        assert_eq!(meter.first_token(Tokens(1000), false, Seconds(0.5), Millis(2000)), Some(2000.0));
+        meter.sent(true, true, Millis(3000));
+        assert_eq!(meter.first_token(Tokens(10), false, Seconds(0.0), Millis(4000)), None);
+        assert_eq!(meter.first_token(Tokens(1000), false, Seconds(0.0), Millis(5000)), None, "idle");
+    }
+
+    #[test]
+    fn a_queue_shows_the_rate_as_it_is_worked_off() {
+        let mut meter = PrefillMeter::default();
+        meter.sent(true, true, Millis(0));
+        meter.sent(false, true, Millis(10));
+        meter.sent(false, true, Millis(20));
+        assert_eq!(meter.first_token(Tokens(1500), true, Seconds(0.0), Millis(1500)), None);
+        assert_eq!(meter.first_token(Tokens(1500), true, Seconds(0.0), Millis(3000)), Some(1000.0));
+        assert_eq!(meter.first_token(Tokens(500), false, Seconds(0.0), Millis(3500)), Some(1000.0));
+    }
+
+    #[test]
+    fn work_that_is_not_seen_spoils_the_measure() {
+        let mut meter = PrefillMeter::default();
+        meter.sent(true, true, Millis(0));
+        meter.sent(false, false, Millis(10));
+        assert_eq!(meter.first_token(Tokens(3000), false, Seconds(0.0), Millis(900)), None);
     }
 }

@@ -51,6 +51,7 @@ pub mod journal;
 pub mod json;
 pub mod learned;
 pub mod load;
+pub mod misses;
 pub mod placement;
 pub mod prefix;
 pub mod request;

@@ -126,12 +126,12 @@ impl Router {
                 matched: view.tokens(matched),
                 continuations,
                 uncached,
+                overhead: view.overhead(known),
                 backlog: known.load.backlog(now),
                 lateness: known.load.lateness(now),
                 kv_wait: view.kv_wait(slot, uncached),
                 prefill_rate: rate,
                 in_flight: known.load.in_flight(),
-                decoding: known.load.decoding(),
                 foreign: known.foreign,
                 turnover: view.index().oldest_use(slot).map(|at| now.since(at)),
             });

@@ -3,7 +3,7 @@
 
 use crate::index::{HashedMap, Index, Inserted, Slot};
 use crate::journal::{Body, Record, encode_slot};
-use crate::learned::{LogAverage, prefill_rate};
+use crate::learned::{LogAverage, PrefillMeter};
 use crate::load::{Demand, Load};
 use crate::prefix::Boundary;
 use crate::table::{Endpoint, State, Table};
@@ -24,13 +24,19 @@ pub struct ViewLimits {
     pub prior_prefill_rate: f64,
     /// Canonical bytes a token until the first sample.
     pub prior_bytes_per_token: f64,
-    /// Constant part of a time to first token: network, tokenizer, one engine step.
-    pub base_ttft: Seconds,
+    /// Constant part of a time to first token until the first sample: network, tokenizer, one engine step.
+    pub prior_base: Seconds,
+    /// What each decoding request adds to it until the first sample.
+    pub prior_per_decode: Seconds,
 }
 
 /// Tokens that a request generates, and seconds from its first token to its end, until the first are seen.
 const PRIOR_OUTPUT: f64 = 128.0;
 const PRIOR_SERVICE: f64 = 3.0;
+/// With fewer decoding requests than this a time to first token says nothing of what they add.
+const FEW: u32 = 8;
+/// What each decoding request adds is at least a microsecond: an average of logarithms knows no zero.
+const LEAST_PER_DECODE: f64 = 1e-6;
 /// The share of a KV cache that may be held without a wait: what is in flight grows and arrives in bursts.
 const KV_HEADROOM: f64 = 0.75;
 /// A wait for KV memory is at most so many service times.
@@ -45,7 +51,8 @@ impl Default for ViewLimits {
             default_capacity: Tokens(400_000),
             prior_prefill_rate: 8_000.0,
             prior_bytes_per_token: 4.0,
-            base_ttft: Seconds(0.02),
+            prior_base: Seconds(0.02),
+            prior_per_decode: Seconds(0.001),
         }
     }
 }
@@ -61,6 +68,7 @@ pub struct Known {
     pub foreign: u32,
     /// Tokens a second that it prefills.
     pub prefill: LogAverage,
+    meter: PrefillMeter,
     /// Requests routed to it, ever.
     pub routed: u64,
 }
@@ -81,8 +89,9 @@ struct InFlight {
     ready: u32,
     /// When the deepest of what it held there was used before.
     used: Millis,
-    /// The endpoint had nothing in prefill when it was routed: its first token shows the prefill rate.
-    met_no_queue: bool,
+    /// Requests past their first token there when it was routed, if nothing was in prefill: then its first token shows
+    /// the constant part of a time to first token, and what decoding adds.
+    met: Option<u32>,
 }
 
 /// The view. See the module's text.
@@ -95,6 +104,9 @@ pub struct View {
     in_flight: HashedMap<(u64, u64), InFlight>,
     bytes_per_token: LogAverage,
     prefill: LogAverage,
+    /// Seconds: the constant part of a time to first token, and what each decoding request adds.
+    base: LogAverage,
+    per_decode: LogAverage,
     /// Tokens that a request generates.
     output: LogAverage,
     /// Seconds from a request's first token to its end.
@@ -116,6 +128,8 @@ impl View {
             in_flight: HashedMap::default(),
             bytes_per_token: LogAverage::new(limits.prior_bytes_per_token),
             prefill: LogAverage::new(limits.prior_prefill_rate),
+            base: LogAverage::new(limits.prior_base.0),
+            per_decode: LogAverage::new(limits.prior_per_decode.0),
             output: LogAverage::new(PRIOR_OUTPUT),
             service: LogAverage::new(PRIOR_SERVICE),
             table_version: 0,
@@ -164,6 +178,7 @@ impl View {
             foreign: 0,
             // What its peers show is a better guess than the prior.
             prefill: LogAverage::new(self.prefill.value()),
+            meter: PrefillMeter::default(),
             routed: 0,
         };
         match self.known.get_mut(at) {
@@ -237,8 +252,11 @@ impl View {
         let output = Tokens(self.output.value() as u64);
         let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
         let rate = known.prefill.value();
-        let met_no_queue = known.load.in_flight() == known.load.decoding() && known.foreign == 0;
-        let ttft = self.limits.base_ttft.0 + known.load.backlog(at).0.max(wait.0) + uncached.0 as f64 / rate.max(1.0);
+        let idle = known.load.in_flight() == known.load.decoding();
+        let alone = known.foreign == 0;
+        let met = (idle && alone).then(|| known.load.decoding());
+        let overhead = self.base.value() + f64::from(known.load.decoding()) * self.per_decode.value();
+        let ttft = overhead + known.load.backlog(at).0.max(wait.0) + uncached.0 as f64 / rate.max(1.0);
         let demand = Demand {
             uncached,
             pinned: Tokens(output.0 + if boundaries.is_empty() { uncached.0 } else { 0 }),
@@ -247,20 +265,10 @@ impl View {
         known.routed += 1;
         // One that cannot be kept track of must not stay in the load for ever.
         if tracked {
+            known.meter.sent(idle, streams && alone, at);
             known.load.routed(demand, rate, at);
-            let entry = InFlight {
-                slot,
-                endpoint: id,
-                at,
-                bytes,
-                demand,
-                first_token: None,
-                last,
-                fresh,
-                ready,
-                used,
-                met_no_queue,
-            };
+            let entry =
+                InFlight { slot, endpoint: id, at, bytes, demand, first_token: None, last, fresh, ready, used, met };
             self.in_flight.insert(key, entry);
         }
     }
@@ -285,11 +293,19 @@ impl View {
         let Some(known) = current(&mut self.known, &entry) else { return };
         self.index.ready(entry.slot, entry.last);
         known.load.first_token(entry.demand, known.prefill.value(), at);
-        if entry.met_no_queue
-            && let Some(rate) = prefill_rate(entry.demand.uncached, ttft, self.limits.base_ttft)
-        {
+        let busy = known.load.in_flight() > known.load.decoding();
+        let base = Seconds(self.base.value());
+        if let Some(rate) = known.meter.first_token(entry.demand.uncached, busy, base, at) {
             known.prefill.add(rate);
             self.prefill.add(rate);
+        }
+        let rest = ttft.0 - entry.demand.uncached.0 as f64 / known.prefill.value().max(1.0);
+        match entry.met {
+            // A long prefill says little of the rest.
+            _ if rest < 0.5 * ttft.0 => {}
+            Some(decoding) if decoding < FEW => self.base.add(rest),
+            Some(decoding) => self.per_decode.add(((rest - base.0) / f64::from(decoding)).max(LEAST_PER_DECODE)),
+            None => {}
         }
     }
 
@@ -387,6 +403,12 @@ impl View {
             return Seconds(0.0);
         }
         Seconds(self.service.value() * (excess / capacity).min(MOST_TURNS))
+    }
+
+    /// The part of an endpoint's time to first token that no token of the prompt is the reason for.
+    #[must_use]
+    pub fn overhead(&self, known: &Known) -> Seconds {
+        Seconds(self.base.value() + f64::from(known.load.decoding()) * self.per_decode.value())
     }
 
     /// The endpoints, with their slots.

@@ -20,6 +20,8 @@ pub struct Candidate {
     pub continuations: u32,
     /// Tokens of the prompt that it would have to compute.
     pub uncached: Tokens,
+    /// The part of its time to first token that no token of the prompt is the reason for.
+    pub overhead: Seconds,
     /// Time until its prefill could begin.
     pub backlog: Seconds,
     /// How late the first token is that it has owed for longest.
@@ -30,8 +32,6 @@ pub struct Candidate {
     pub prefill_rate: f64,
     /// Requests sent there and not over.
     pub in_flight: u32,
-    /// Of these, requests past their first token.
-    pub decoding: u32,
     /// Requests there that this gateway knows nothing of.
     pub foreign: u32,
     /// How long a cached prompt lives there; `None` while its cache is not full.

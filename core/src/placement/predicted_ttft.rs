@@ -1,8 +1,8 @@
 //! Predicted time to first token: the endpoint that will answer soonest, in seconds.
 //!
 //! ```text
-//! ttft(e) = base + max(backlog(e), kv_wait(e), lateness(e)) + uncached(e) / prefill_rate(e)
-//!         + decoding(e) x decode_penalty + foreign(e) x foreign_penalty
+//! ttft(e) = overhead(e) + max(backlog(e), kv_wait(e), lateness(e)) + uncached(e) / prefill_rate(e)
+//!         + foreign(e) x foreign_penalty
 //! cost(e) = ttft(e) + uncached(e) / prefill_rate(e) x min(1, eviction_horizon / turnover(e))
 //! ```
 //!
@@ -26,10 +26,6 @@ use crate::units::{Seconds, Tokens, mix};
 /// The weights. Times are in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Weights {
-    /// Constant part of a time to first token.
-    pub base: Seconds,
-    /// What each decoding request adds.
-    pub decode_penalty: Seconds,
     /// What each request that is not ours adds.
     pub foreign_penalty: Seconds,
     /// An entry that lives at least this long after its last use is worth nothing to keep.
@@ -45,8 +41,6 @@ pub struct Weights {
 impl Default for Weights {
     fn default() -> Self {
         Self {
-            base: Seconds(0.02),
-            decode_penalty: Seconds(0.001),
             foreign_penalty: Seconds(0.05),
             eviction_horizon: Seconds(60.0),
             spill_ratio: 1.3,
@@ -71,10 +65,9 @@ impl PredictedTtft {
         let w = &self.weights;
         let seconds = |t: Tokens| if c.prefill_rate > 0.0 { t.0 as f64 / c.prefill_rate } else { 0.0 };
         let prefill = seconds(c.uncached);
-        let predicted = w.base.0
+        let predicted = c.overhead.0
             + c.backlog.0.max(c.kv_wait.0).max(c.lateness.0)
             + prefill
-            + f64::from(c.decoding) * w.decode_penalty.0
             + f64::from(c.foreign) * w.foreign_penalty.0;
         let evicts = c.turnover.map_or(0.0, |t| (w.eviction_horizon.0 / t.0.max(0.001)).min(1.0));
         let spared = warmest.filter(|w| relieves(c, w)).map_or(0.0, |w| seconds(w.matched.saturating_sub(c.matched)));
@@ -142,12 +135,12 @@ mod tests {
             matched: Tokens(matched),
             continuations: 0,
             uncached: Tokens(10_000 - matched),
+            overhead: Seconds(0.02),
             backlog: Seconds(backlog),
             lateness: Seconds(0.0),
             kv_wait: Seconds(0.0),
             prefill_rate: 10_000.0,
             in_flight: 0,
-            decoding: 0,
             foreign: 0,
             turnover: None,
         }
@@ -212,7 +205,6 @@ mod tests {
         let idle = candidate(0, 0, 0.0);
         assert_eq!(choose(&[idle, busy], 1).0, Reason::Warm, "its own conversation goes on there");
         busy.continuations = 30;
-        busy.decoding = 20;
         assert_eq!(choose(&[idle, busy], 1), (Reason::Spread, vec![0, 1]));
         let mut half = candidate(2, 0, 0.0);
         half.in_flight = 11;

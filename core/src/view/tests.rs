@@ -126,13 +126,34 @@ fn prefill_rate_and_bytes_per_token_are_learned() {
         let body = Body::Route { endpoint: EndpointId(1), bytes: 8000, stream: true, boundaries };
         v.fold(&record(n, at, body), Millis(at));
         let took = Seconds(0.02 + v.tokens(8000).0 as f64 / 1600.0);
-        v.fold(&record(n, at + 500, Body::FirstToken { ttft: took }), Millis(at + 500));
+        let first = at + (took.0 * 1000.0) as u64;
+        v.fold(&record(n, first, Body::FirstToken { ttft: took }), Millis(first));
         let done = Body::Done { prompt: Some(Tokens(1600)), cached: Some(Tokens(0)), output: Some(Tokens(5)) };
-        v.fold(&record(n, at + 900, done), Millis(at + 900));
+        v.fold(&record(n, at + 2000, done), Millis(at + 2000));
     }
     let (bytes_per_token, rate) = v.learned();
     assert!((bytes_per_token - 5.0).abs() < 0.01, "{bytes_per_token}");
     assert!((rate - 1600.0).abs() < 20.0, "{rate}");
+}
+
+#[test]
+fn what_decoding_adds_is_learned() {
+    let mut v = view();
+    let mut number = 0;
+    let mut warm = |v: &mut View, at: u64, ttft: f64| {
+        number += 1;
+        v.fold(&record(number, at, route(1, 7)), Millis(at));
+        let first = at + (ttft * 1000.0) as u64;
+        v.fold(&record(number, first, Body::FirstToken { ttft: Seconds(ttft) }), Millis(first));
+    };
+    warm(&mut v, 0, 0.2);
+    for i in 1..40 {
+        // They never end: each finds one more decoding.
+        warm(&mut v, i * 1000, 0.05 + 0.004 * i as f64);
+    }
+    let known = v.known(slot(&v, 1)).unwrap();
+    let overhead = v.overhead(known).0;
+    assert!((0.15..0.28).contains(&overhead), "{overhead}");
 }
 
 proptest! {
