@@ -3,6 +3,7 @@
 //! | subcommand | what it is |
 //! | --- | --- |
 //! | `sim` | one simulated vLLM pod: real HTTP, a true block cache, simulated prefill and decode time |
+//! | `replay` | many rules of placement over many workloads in simulated time |
 //! | `play` | an open-loop player of recorded OpenAI requests that reports hit ratio and latencies |
 //!
 //! The simulator shares no code with the router on purpose: it renders, tokenises and hashes prompts its own way,
@@ -11,6 +12,7 @@
 mod hash;
 mod json;
 mod play;
+mod replay;
 mod sim;
 
 use std::process::ExitCode;
@@ -30,6 +32,8 @@ enum Command {
     Sim(sim::Options),
     /// Play a trace of OpenAI requests through a gateway, and report.
     Play(play::Options),
+    /// Compare rules of placement in simulated time.
+    Replay(replay::Options),
 }
 
 #[tokio::main]
@@ -37,6 +41,7 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Sim(options) => sim::run(options).await.map(|()| ExitCode::SUCCESS),
         Command::Play(options) => play::run(options).await,
+        Command::Replay(options) => replay::run(&options).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     done.unwrap_or_else(|error| {
         eprintln!("warmpath-bench: {error}");

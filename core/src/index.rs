@@ -56,9 +56,9 @@ struct Cache {
 pub struct Match {
     /// Bytes from its beginning.
     pub bytes: u32,
-    /// Prompts there that go on differently from that point: many where a shared beginning ends, none or one where a
-    /// conversation goes on.
-    pub continuations: u32,
+    /// Prompts in flight there that end at that point or go on differently from it: many where a beginning ends that is
+    /// in demand now, none or one where a conversation goes on.
+    pub sharing: u32,
 }
 
 /// What an insert found.
@@ -143,8 +143,8 @@ impl Index {
                 if let Some(found) = out.get_mut(*slot as usize)
                     && found.bytes == 0
                 {
-                    let continuations = self.nodes.get(*node as usize).map_or(0, |n| n.children);
-                    *found = Match { bytes: boundary.end, continuations };
+                    let sharing = self.nodes.get(*node as usize).map_or(0, |n| n.pins);
+                    *found = Match { bytes: boundary.end, sharing };
                     open -= 1;
                 }
             }
@@ -276,6 +276,14 @@ impl Index {
             self.drop_leaf(slot.0, id, &node);
             id = node.parent;
         }
+    }
+
+    /// Share of the endpoint's cache that nothing is believed to be in, 0 to 1.
+    #[must_use]
+    pub fn room(&self, slot: Slot) -> f64 {
+        self.cache(slot.0)
+            .filter(|c| c.capacity > 0)
+            .map_or(0.0, |c| (1.0 - c.used as f64 / c.capacity as f64).max(0.0))
     }
 
     /// How long an entry lives there: the age of the oldest one, once the cache is full. `None` while it is not.

@@ -55,10 +55,38 @@ impl LogAverage {
     }
 }
 
-/// A rate is not taken from fewer tokens than this: constant costs would dominate.
-const MIN_PREFILL: Tokens = Tokens(256);
-/// An endpoint that is never idle shows its rate each time it has prefilled so many tokens.
+/// A plain average, of the last hundreds of samples.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Average {
+    value: f64,
+    samples: u32,
+}
+
+/// Samples after which older ones fade.
+const MEMORY: u32 = 300;
+
+impl Average {
+    /// Takes a sample.
+    pub fn add(&mut self, sample: f64) {
+        self.samples = self.samples.saturating_add(1).min(MEMORY);
+        self.value += (sample - self.value) / f64::from(self.samples);
+    }
+
+    /// The average; 0 before the first sample.
+    #[must_use]
+    pub fn value(&self) -> f64 {
+        self.value
+    }
+}
+
+/// A rate is taken only where prefilling took longer than so many times the constant part of a time to first token, which
+/// is not known that well.
+const CLEAR: f64 = 2.0;
+/// An endpoint that is never idle shows its rate each time it has prefilled so many tokens …
 const WINDOW: Tokens = Tokens(2048);
+/// … in prompts that had at least so many to compute on average. Small ones show the cost of steps; and as a busy endpoint
+/// puts more of them into one, the busiest would look the fastest and get yet more.
+const LARGE: Tokens = Tokens(1024);
 
 /// Measures how fast one endpoint prefills: the tokens that it has got done, over the time in which it had some to do.
 /// First tokens mark the moments; so it learns under load as well as from a lone request, and what decoding costs the
@@ -68,6 +96,7 @@ pub struct PrefillMeter {
     /// Since when the endpoint prefills without a pause. None: it is idle, or does what we do not see.
     since: Option<Millis>,
     done: u64,
+    prompts: u64,
 }
 
 impl PrefillMeter {
@@ -77,7 +106,7 @@ impl PrefillMeter {
         if !seen {
             self.since = None;
         } else if idle {
-            *self = Self { since: Some(now), done: 0 };
+            *self = Self { since: Some(now), ..Self::default() };
         }
     }
 
@@ -86,13 +115,15 @@ impl PrefillMeter {
     pub fn first_token(&mut self, uncached: Tokens, busy: bool, base: Seconds, now: Millis) -> Option<f64> {
         let since = self.since?;
         self.done = self.done.saturating_add(uncached.0);
+        self.prompts += 1;
         if busy && self.done < WINDOW.0 {
             return None;
         }
-        let done = self.done;
-        *self = Self { since: busy.then_some(now), done: 0 };
+        let Self { done, prompts, .. } = *self;
+        *self = Self { since: busy.then_some(now), ..Self::default() };
         let took = now.since(since).0 - base.0;
-        (done >= MIN_PREFILL.0 && took > 0.001).then(|| done as f64 / took)
+        let large = done >= prompts.saturating_mul(LARGE.0);
+        (large && took > 0.001 && took > base.0 * CLEAR).then(|| done as f64 / took)
     }
 }
 
@@ -131,9 +162,9 @@ mod tests {
     fn a_lone_request_shows_the_rate_and_a_small_one_does_not() {
         let mut meter = PrefillMeter::default();
         meter.sent(true, true, Millis(1000));
-        assert_eq!(meter.first_token(Tokens(1000), false, Seconds(0.5), Millis(2000)), Some(2000.0));
+        assert_eq!(meter.first_token(Tokens(2000), false, Seconds(0.2), Millis(2200)), Some(2000.0));
         meter.sent(true, true, Millis(3000));
-        assert_eq!(meter.first_token(Tokens(10), false, Seconds(0.0), Millis(4000)), None);
+        assert_eq!(meter.first_token(Tokens(10), false, Seconds(0.2), Millis(3210)), None);
         assert_eq!(meter.first_token(Tokens(1000), false, Seconds(0.0), Millis(5000)), None, "idle");
     }
 
@@ -145,7 +176,7 @@ mod tests {
         meter.sent(false, true, Millis(20));
         assert_eq!(meter.first_token(Tokens(1500), true, Seconds(0.0), Millis(1500)), None);
         assert_eq!(meter.first_token(Tokens(1500), true, Seconds(0.0), Millis(3000)), Some(1000.0));
-        assert_eq!(meter.first_token(Tokens(500), false, Seconds(0.0), Millis(3500)), Some(1000.0));
+        assert_eq!(meter.first_token(Tokens(500), false, Seconds(0.0), Millis(3500)), None, "small");
     }
 
     #[test]

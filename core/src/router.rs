@@ -115,24 +115,25 @@ impl Router {
             if !known.is_choosable() || !in_pool(known) || (only_serving && !serves(known)) {
                 continue;
             }
-            let Match { bytes: matched, continuations } =
-                self.matches.get(slot.0 as usize).copied().unwrap_or_default();
+            let Match { bytes: matched, sharing } = self.matches.get(slot.0 as usize).copied().unwrap_or_default();
             let matched = matched.min(bytes);
             let uncached = if bytes == 0 { UNKNOWN_PROMPT } else { view.tokens(bytes - matched) };
-            let rate = known.prefill.value();
+            let rate = view.prefill_rate(known);
             self.candidates.push(Candidate {
                 slot,
                 id: known.endpoint.id,
                 matched: view.tokens(matched),
-                continuations,
+                sharing,
                 uncached,
                 overhead: view.overhead(known),
-                backlog: known.load.backlog(now),
+                backlog: view.backlog(known, now),
                 lateness: known.load.lateness(now),
-                kv_wait: view.kv_wait(slot, uncached),
+                kv: view.kv_pressure(slot, uncached),
                 prefill_rate: rate,
                 in_flight: known.load.in_flight(),
                 foreign: known.foreign,
+                room: view.index().room(slot),
+                reuse: view.reuse(),
                 turnover: view.index().oldest_use(slot).map(|at| now.since(at)),
             });
         }

@@ -3,7 +3,7 @@
 
 use crate::index::{HashedMap, Index, Inserted, Slot};
 use crate::journal::{Body, Record, encode_slot};
-use crate::learned::{LogAverage, PrefillMeter};
+use crate::learned::{Average, LogAverage, PrefillMeter};
 use crate::load::{Demand, Load};
 use crate::prefix::Boundary;
 use crate::table::{Endpoint, State, Table};
@@ -37,8 +37,12 @@ const PRIOR_SERVICE: f64 = 3.0;
 const FEW: u32 = 8;
 /// What each decoding request adds is at least a microsecond: an average of logarithms knows no zero.
 const LEAST_PER_DECODE: f64 = 1e-6;
-/// The share of a KV cache that may be held without a wait: what is in flight grows and arrives in bursts.
-const KV_HEADROOM: f64 = 0.75;
+/// Rates within this factor are the same.
+const ALIKE: f64 = 1.4;
+/// A KV cache is full from this share on: answers grow.
+const FULL: f64 = 0.95;
+/// From this share on, new prompts are better sent elsewhere: what is in flight comes in bursts.
+const CROWDED: f64 = 0.7;
 /// A wait for KV memory is at most so many service times.
 const MOST_TURNS: f64 = 20.0;
 
@@ -55,6 +59,16 @@ impl Default for ViewLimits {
             prior_per_decode: Seconds(0.001),
         }
     }
+}
+
+/// What a prompt meets in an endpoint's KV cache. A full cache turns over once in the time that a request is served, so what
+/// does not fit waits for its share of that time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct KvPressure {
+    /// Time until it fits: service time x share of the cache beyond its end. Zero where the capacity is not known.
+    pub wait: Seconds,
+    /// The same for what would have to wait if the next burst came: a charge, not a time.
+    pub crowding: Seconds,
 }
 
 /// What is known of one endpoint.
@@ -107,6 +121,8 @@ pub struct View {
     /// Seconds: the constant part of a time to first token, and what each decoding request adds.
     base: LogAverage,
     per_decode: LogAverage,
+    /// Share of the routed prompts that was held where they went.
+    reuse: Average,
     /// Tokens that a request generates.
     output: LogAverage,
     /// Seconds from a request's first token to its end.
@@ -130,6 +146,7 @@ impl View {
             prefill: LogAverage::new(limits.prior_prefill_rate),
             base: LogAverage::new(limits.prior_base.0),
             per_decode: LogAverage::new(limits.prior_per_decode.0),
+            reuse: Average::default(),
             output: LogAverage::new(PRIOR_OUTPUT),
             service: LogAverage::new(PRIOR_SERVICE),
             table_version: 0,
@@ -247,17 +264,23 @@ impl View {
         } else {
             self.index.insert(slot, boundaries, at)
         };
+        if !boundaries.is_empty() && bytes > 0 {
+            self.reuse.add(f64::from(matched.min(bytes)) / f64::from(bytes));
+        }
         let uncached = self.tokens(bytes.saturating_sub(matched));
-        let wait = self.kv_wait(slot, uncached);
+        let wait = self.kv_pressure(slot, uncached).wait;
         let output = Tokens(self.output.value() as u64);
         let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
-        let rate = known.prefill.value();
+        let rate = likely(&known.prefill, &self.prefill);
         let idle = known.load.in_flight() == known.load.decoding();
         let alone = known.foreign == 0;
         let met = (idle && alone).then(|| known.load.decoding());
         let overhead = self.base.value() + f64::from(known.load.decoding()) * self.per_decode.value();
-        let ttft = overhead + known.load.backlog(at).0.max(wait.0) + uncached.0 as f64 / rate.max(1.0);
+        let ttft = overhead
+            + known.load.backlog(rate, Seconds(overhead), at).0.max(wait.0)
+            + uncached.0 as f64 / rate.max(1.0);
         let demand = Demand {
+            number: mix(key.0, key.1),
             uncached,
             pinned: Tokens(output.0 + if boundaries.is_empty() { uncached.0 } else { 0 }),
             expected: streams.then_some(Millis(at.0.saturating_add((ttft * 1000.0) as u64))),
@@ -292,14 +315,15 @@ impl View {
         let entry = *entry;
         let Some(known) = current(&mut self.known, &entry) else { return };
         self.index.ready(entry.slot, entry.last);
-        known.load.first_token(entry.demand, known.prefill.value(), at);
+        known.load.first_token(entry.demand, likely(&known.prefill, &self.prefill), at);
         let busy = known.load.in_flight() > known.load.decoding();
         let base = Seconds(self.base.value());
         if let Some(rate) = known.meter.first_token(entry.demand.uncached, busy, base, at) {
             known.prefill.add(rate);
             self.prefill.add(rate);
         }
-        let rest = ttft.0 - entry.demand.uncached.0 as f64 / known.prefill.value().max(1.0);
+        let rate = likely(&known.prefill, &self.prefill);
+        let rest = ttft.0 - entry.demand.uncached.0 as f64 / rate.max(1.0);
         match entry.met {
             // A long prefill says little of the rest.
             _ if rest < 0.5 * ttft.0 => {}
@@ -336,7 +360,7 @@ impl View {
     fn end(&mut self, key: (u64, u64), at: Millis) -> Option<InFlight> {
         let entry = self.in_flight.remove(&key)?;
         if let Some(known) = current(&mut self.known, &entry) {
-            let rate = known.prefill.value();
+            let rate = likely(&known.prefill, &self.prefill);
             known.load.ended(entry.demand, entry.first_token.is_some(), rate, at);
             self.index.unpin(entry.slot, entry.last, at);
         }
@@ -389,20 +413,41 @@ impl View {
         Tokens(prompts as u64 + self.known(slot).map_or(0, |k| k.load.pinned().0))
     }
 
-    /// Time until `uncached` more tokens, and what a request generates, fit into an endpoint's KV cache beside what the
-    /// requests in flight hold or wait for. A full cache turns over once in the time that a request is served, so the
-    /// wait is `service time x excess / capacity`. Zero where the capacity is not known.
+    /// What `uncached` more tokens, and what a request generates, meet in an endpoint's KV cache beside what the requests in
+    /// flight hold or wait for.
     #[must_use]
-    pub fn kv_wait(&self, slot: Slot, uncached: Tokens) -> Seconds {
-        let Some(known) = self.known(slot) else { return Seconds(0.0) };
+    pub fn kv_pressure(&self, slot: Slot, uncached: Tokens) -> KvPressure {
+        let Some(known) = self.known(slot) else { return KvPressure::default() };
         let capacity = known.endpoint.capacity.0 as f64;
         let held =
             self.index.pinned(slot) as f64 / self.bytes_per_token.value().max(0.1) + known.load.pinned().0 as f64;
-        let excess = held + uncached.0 as f64 + self.output.value() - capacity * KV_HEADROOM;
-        if capacity <= 0.0 || excess <= 0.0 || held <= 0.0 {
-            return Seconds(0.0);
+        if capacity <= 0.0 || held <= 0.0 {
+            return KvPressure::default();
         }
-        Seconds(self.service.value() * (excess / capacity).min(MOST_TURNS))
+        let full = (held + uncached.0 as f64 + self.output.value()) / capacity;
+        let turn = self.service.value();
+        KvPressure {
+            wait: Seconds(turn * (full - FULL).clamp(0.0, MOST_TURNS)),
+            crowding: Seconds(turn * (full - CROWDED).clamp(0.0, FULL - CROWDED)),
+        }
+    }
+
+    /// How likely a token that is cached is asked for again, as far as routed prompts show it. 0 to 1.
+    #[must_use]
+    pub fn reuse(&self) -> f64 {
+        self.reuse.value()
+    }
+
+    /// Tokens a second that an endpoint prefills.
+    #[must_use]
+    pub fn prefill_rate(&self, known: &Known) -> f64 {
+        likely(&known.prefill, &self.prefill)
+    }
+
+    /// Time until a prompt sent there now would begin its prefill.
+    #[must_use]
+    pub fn backlog(&self, known: &Known, now: Millis) -> Seconds {
+        known.load.backlog(self.prefill_rate(known), self.overhead(known), now)
     }
 
     /// The part of an endpoint's time to first token that no token of the prompt is the reason for.
@@ -463,6 +508,13 @@ impl View {
     pub fn digest(&self) -> u64 {
         mix(self.index.digest(), self.in_flight.len() as u64)
     }
+}
+
+/// An endpoint's own rate counts when it clearly differs from what all show: where they are alike, noise would make one
+/// of them look the fastest, and it would get all that ties.
+fn likely(own: &LogAverage, all: &LogAverage) -> f64 {
+    let (value, all) = (own.value(), all.value());
+    if own.samples() == 0 || (value < all * ALIKE && all < value * ALIKE) { all } else { value }
 }
 
 /// The endpoint of an in-flight request, unless its slot was given to another one since.

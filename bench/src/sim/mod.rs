@@ -10,9 +10,9 @@
 //! | `metrics`, `pages`, `debug` | what can be asked of the pod |
 
 mod answer;
-mod api;
+pub(crate) mod api;
 mod debug;
-mod engine;
+pub(crate) mod engine;
 mod generate;
 mod metrics;
 mod options;

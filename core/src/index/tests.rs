@@ -236,15 +236,18 @@ proptest! {
 }
 
 #[test]
-fn a_match_tells_how_many_prompts_go_on_from_it() {
+fn a_match_tells_how_many_in_flight_go_on_from_it() {
     let mut real = index(1, 10_000);
+    real.insert(Slot(0), &chain(&[0, 0, 7, 1]), Millis(0));
     for branch in 0..3 {
-        real.insert(Slot(0), &chain(&[0, 0, branch, 1]), Millis(0));
+        real.insert_pinned(Slot(0), &chain(&[0, 0, branch, 1]), Millis(0));
     }
-    let of = |branches: &[u8]| {
+    let of = |real: &Index, branches: &[u8]| {
         let mut matches = Vec::new();
         real.matches(&chain(branches), &mut matches);
-        matches[0].continuations
+        matches[0].sharing
     };
-    assert_eq!((of(&[0, 0, 9]), of(&[0, 0, 1, 9]), of(&[0, 0, 1, 1, 9])), (3, 1, 0));
+    assert_eq!((of(&real, &[0, 0, 9]), of(&real, &[0, 0, 1, 9]), of(&real, &[0, 0, 7, 1, 9])), (3, 1, 0));
+    real.unpin(Slot(0), chain(&[0, 0, 1, 1])[3].hash, Millis(1));
+    assert_eq!((of(&real, &[0, 0, 9]), of(&real, &[0, 0, 1, 9])), (2, 0));
 }

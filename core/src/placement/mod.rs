@@ -6,6 +6,8 @@ pub use predicted_ttft::{PredictedTtft, Weights};
 
 use crate::index::Slot;
 use crate::units::{EndpointId, Seconds, Tokens};
+use crate::view::KvPressure;
+use std::cmp::Reverse;
 
 /// One endpoint that may be chosen, as seen at the moment of the decision.
 #[derive(Clone, Copy, Debug)]
@@ -16,8 +18,8 @@ pub struct Candidate {
     pub id: EndpointId,
     /// Tokens of the prompt that it holds.
     pub matched: Tokens,
-    /// Prompts there that go on differently from where the match ends; see [`crate::index::Match`].
-    pub continuations: u32,
+    /// Prompts in flight there that end where the match ends or go on differently from it; see [`crate::index::Match`].
+    pub sharing: u32,
     /// Tokens of the prompt that it would have to compute.
     pub uncached: Tokens,
     /// The part of its time to first token that no token of the prompt is the reason for.
@@ -26,8 +28,8 @@ pub struct Candidate {
     pub backlog: Seconds,
     /// How late the first token is that it has owed for longest.
     pub lateness: Seconds,
-    /// Time until the prompt fits into its KV cache.
-    pub kv_wait: Seconds,
+    /// What the prompt meets in its KV cache.
+    pub kv: KvPressure,
     /// Tokens a second that it prefills.
     pub prefill_rate: f64,
     /// Requests sent there and not over.
@@ -36,6 +38,10 @@ pub struct Candidate {
     pub foreign: u32,
     /// How long a cached prompt lives there; `None` while its cache is not full.
     pub turnover: Option<Seconds>,
+    /// Share of its cache that is empty, 0 to 1.
+    pub room: f64,
+    /// How likely what it evicts would have been asked for again, 0 to 1.
+    pub reuse: f64,
 }
 
 /// Why an endpoint was chosen: counted in the stats, told in the debug headers.
@@ -83,6 +89,8 @@ pub struct Ranked {
     pub predicted: Seconds,
     /// What it was compared by.
     pub cost: Seconds,
+    /// Among equals of the cheapest: fewest requests in flight first, then the largest number drawn.
+    pub draw: Option<(Reverse<u32>, f64)>,
 }
 
 /// A rule of placement.

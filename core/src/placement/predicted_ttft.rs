@@ -3,25 +3,27 @@
 //! ```text
 //! ttft(e) = overhead(e) + max(backlog(e), kv_wait(e), lateness(e)) + uncached(e) / prefill_rate(e)
 //!         + foreign(e) x foreign_penalty
-//! cost(e) = ttft(e) + uncached(e) / prefill_rate(e) x min(1, eviction_horizon / turnover(e))
+//! cost(e) = ttft(e) + uncached(e) / prefill_rate(e) x reuse x min(1, eviction_horizon / turnover(e)) + crowding(e)
 //! ```
 //!
-//! The second line charges for what the placement evicts: tokens computed anew push out as many, and where the cache
-//! turns over fast, those would have been used again. Without it a lightly loaded pool sends everything to one pod.
+//! The second line charges for what the placement does to others. Tokens computed anew push out as many, and where the
+//! cache turns over fast, those would have been used again as likely as others are (`reuse`); without it a lightly loaded
+//! pool sends everything to one pod. And where KV memory is nearly full, the next burst would have to wait.
 //!
-//! A prompt whose match ends where a shared beginning ends (a system prompt, tools) starts a conversation: nothing but the
-//! beginning is lost elsewhere, and computing it there serves all that follow. So when the warmest has many requests in
-//! flight and another at most half as many, the shared beginning costs nothing there. Without this the first pod that
-//! is warm gets every conversation until its queue costs more than a cold start, and by then its conversations have to
-//! leave it.
+//! A prompt whose match ends where many that are in flight go different ways (after a system prompt, tools) starts a
+//! conversation: nothing but the beginning is lost elsewhere, and computing it there serves all that follow. So where
+//! another endpoint has at most half as many requests in flight, the shared beginning costs nothing. Without this the
+//! first pod that is warm gets every conversation until its queue costs more than a cold start, and by then its
+//! conversations have to leave it.
 //!
-//! Otherwise the warmest endpoint is left only when another is better by a ratio **and** by an absolute margin: one alone herds
-//! or thrashes. Among endpoints within `tie_ratio` of the cheapest, rendezvous hashing (Thaler and Ravishankar, 1998)
-//! of the part of the prompt that nobody holds decides, so that VMs and replicas that have not yet heard of each other
-//! choose alike.
+//! Otherwise the warmest endpoint is left only when another is better by a ratio **and** by an absolute margin: one alone
+//! herds or thrashes. Among endpoints within `tie_ratio` of the cheapest the one with the fewest requests in flight is
+//! chosen; if that does not tell them apart, rendezvous hashing of the part of the prompt that nobody holds does, so that
+//! VMs and replicas that have not yet heard of each other choose alike. It is weighted by the room in the caches.
 
 use super::{Candidate, Policy, Ranked, Reason};
 use crate::units::{Seconds, Tokens, mix};
+use std::cmp::Reverse;
 
 /// The weights. Times are in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,7 +47,7 @@ impl Default for Weights {
             eviction_horizon: Seconds(60.0),
             spill_ratio: 1.3,
             spill_margin: Seconds(0.25),
-            tie_ratio: 1.1,
+            tie_ratio: 1.05,
         }
     }
 }
@@ -66,38 +68,50 @@ impl PredictedTtft {
         let seconds = |t: Tokens| if c.prefill_rate > 0.0 { t.0 as f64 / c.prefill_rate } else { 0.0 };
         let prefill = seconds(c.uncached);
         let predicted = c.overhead.0
-            + c.backlog.0.max(c.kv_wait.0).max(c.lateness.0)
+            + c.backlog.0.max(c.kv.wait.0).max(c.lateness.0)
             + prefill
             + f64::from(c.foreign) * w.foreign_penalty.0;
-        let evicts = c.turnover.map_or(0.0, |t| (w.eviction_horizon.0 / t.0.max(0.001)).min(1.0));
+        let evicts = c.turnover.map_or(0.0, |t| (w.eviction_horizon.0 / t.0.max(0.001)).min(1.0)) * c.reuse;
         let spared = warmest.filter(|w| relieves(c, w)).map_or(0.0, |w| seconds(w.matched.saturating_sub(c.matched)));
-        Ranked { candidate, predicted: Seconds(predicted), cost: Seconds(predicted + prefill * evicts - spared) }
+        let cost = Seconds(predicted + prefill * evicts + c.kv.crowding.0 - spared);
+        Ranked { candidate, predicted: Seconds(predicted), cost, draw: None }
     }
 }
 
-/// So many prompts must go on from the end of a match for it to be a shared beginning.
+/// So many prompts in flight must go on from the end of a match for it to be a beginning in demand.
 const SHARED: u32 = 4;
-/// So many requests must be in flight at the warmest before its shared beginnings are computed elsewhere.
-const BUSY: u32 = 8;
 
 /// Whether `c` should take a new conversation off the warmest endpoint.
 fn relieves(c: &Candidate, warmest: &Candidate) -> bool {
-    warmest.continuations >= SHARED && warmest.in_flight >= BUSY && c.in_flight <= warmest.in_flight >> 1
+    warmest.sharing >= SHARED && c.in_flight <= warmest.in_flight >> 1
 }
+
+/// An endpoint's number in the draw among equals: weighted rendezvous hashing (Mosko's form: each has
+/// `-weight / ln u`, the largest wins), by the room in its cache.
+fn drawn(c: &Candidate, novelty: u64) -> f64 {
+    let u = ((mix(novelty, c.id.0) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    -c.room.max(LEAST_ROOM) / u.ln()
+}
+
+/// The weight of a full cache in the draw among equals.
+const LEAST_ROOM: f64 = 0.05;
 
 impl Policy for PredictedTtft {
     fn rank(&self, candidates: &[Candidate], novelty: u64, ranked: &mut Vec<Ranked>) -> Reason {
         ranked.clear();
-        let warmest = candidates.iter().max_by_key(|c| (c.matched, c.continuations));
+        let warmest = candidates.iter().max_by_key(|c| (c.matched, c.sharing));
         ranked.extend(candidates.iter().enumerate().map(|(i, c)| self.judge(i, c, warmest)));
         let Some(cheapest) = ranked.iter().map(|r| r.cost.0).reduce(f64::min) else { return Reason::Fallback };
         let matched = |r: &Ranked| candidates.get(r.candidate).map_or(Tokens(0), |c| c.matched);
-        let weight = |r: &Ranked| candidates.get(r.candidate).map_or(0, |c| mix(novelty, c.id.0));
-        // Equals first among themselves by rendezvous, then by cost.
         let equal = cheapest * self.weights.tie_ratio;
-        ranked.sort_unstable_by(|a, b| {
-            let (a_equal, b_equal) = (a.cost.0 <= equal, b.cost.0 <= equal);
-            if a_equal && b_equal { weight(b).cmp(&weight(a)) } else { a.cost.0.total_cmp(&b.cost.0) }
+        for r in ranked.iter_mut().filter(|r| r.cost.0 <= equal) {
+            r.draw = candidates.get(r.candidate).map(|c| (Reverse(c.in_flight), drawn(c, novelty)));
+        }
+        // Equals first, among themselves by the draw; then by cost.
+        ranked.sort_unstable_by(|a, b| match (a.draw, b.draw) {
+            (None, None) => a.cost.0.total_cmp(&b.cost.0),
+            (Some((a_load, a_draw)), Some((b_load, b_draw))) => b_load.cmp(&a_load).then(b_draw.total_cmp(&a_draw)),
+            (a, b) => b.is_some().cmp(&a.is_some()),
         });
         let most = ranked.iter().map(matched).max().unwrap_or_default();
         if most < BLOCK {
@@ -127,22 +141,25 @@ mod tests {
     use super::*;
     use crate::index::Slot;
     use crate::units::EndpointId;
+    use crate::view::KvPressure;
 
     fn candidate(n: u32, matched: u64, backlog: f64) -> Candidate {
         Candidate {
             slot: Slot(n),
             id: EndpointId(u64::from(n) * 77 + 5),
             matched: Tokens(matched),
-            continuations: 0,
+            sharing: 0,
             uncached: Tokens(10_000 - matched),
             overhead: Seconds(0.02),
             backlog: Seconds(backlog),
             lateness: Seconds(0.0),
-            kv_wait: Seconds(0.0),
+            kv: KvPressure::default(),
             prefill_rate: 10_000.0,
             in_flight: 0,
             foreign: 0,
             turnover: None,
+            room: 1.0,
+            reuse: 1.0,
         }
     }
 
@@ -180,6 +197,17 @@ mod tests {
     }
 
     #[test]
+    fn the_draw_among_equals_goes_by_load_then_by_room() {
+        let mut idle: Vec<_> = (0..4).map(|n| candidate(n, 0, 0.0)).collect();
+        idle[2].in_flight = 1;
+        idle[3].room = 0.0;
+        let firsts: Vec<_> = (0..300).map(|novelty| choose(&idle, novelty).1[0]).collect();
+        let count = |n| firsts.iter().filter(|f| **f == n).count();
+        assert_eq!(count(2), 0);
+        assert!(count(0) > 90 && count(1) > 90 && (1..40).contains(&count(3)), "{}", count(3));
+    }
+
+    #[test]
     fn a_thrashing_cache_is_charged() {
         let mut full = candidate(0, 0, 0.0);
         full.turnover = Some(Seconds(10.0));
@@ -204,13 +232,13 @@ mod tests {
         busy.in_flight = 20;
         let idle = candidate(0, 0, 0.0);
         assert_eq!(choose(&[idle, busy], 1).0, Reason::Warm, "its own conversation goes on there");
-        busy.continuations = 30;
+        busy.sharing = 30;
         assert_eq!(choose(&[idle, busy], 1), (Reason::Spread, vec![0, 1]));
         let mut half = candidate(2, 0, 0.0);
         half.in_flight = 11;
         assert_eq!(choose(&[half, busy], 1).0, Reason::Warm, "not much less busy");
-        busy.in_flight = 7;
-        assert_eq!(choose(&[idle, busy], 1).0, Reason::Warm, "not busy");
+        busy.sharing = 3;
+        assert_eq!(choose(&[idle, busy], 1).0, Reason::Warm, "not in demand");
     }
 
     #[test]

@@ -48,7 +48,7 @@ fn a_route_makes_warm_and_busy() {
     assert_eq!(v.index().matched(slot(&v, 1), &prompt(7)), 0);
     let load = &v.known(two).unwrap().load;
     assert_eq!(load.in_flight(), 1);
-    assert!((load.backlog(Millis(10)).0 - 0.05).abs() < 1e-9);
+    assert!((load.backlog(8000.0, Seconds(0.0), Millis(10)).0 - 0.05).abs() < 1e-9);
     v.fold(&record(1, 60, Body::FirstToken { ttft: Seconds(0.05) }), Millis(60));
     assert_eq!(v.known(two).unwrap().load.decoding(), 1);
     let done = Body::Done { prompt: Some(Tokens(400)), cached: None, output: None };
@@ -94,19 +94,21 @@ fn scraped_load_counts_only_what_the_journal_does_not_know() {
 fn a_full_kv_cache_makes_wait() {
     let mut v = view();
     let two = slot(&v, 2);
+    let near = |a: Seconds, b: f64| (a.0 - b).abs() < 0.01;
     // 1,000 tokens of capacity; each prompt holds 400 and is expected to generate 128.
     v.fold(&record(1, 10, route(2, 7)), Millis(10));
-    assert_eq!(v.kv_wait(two, Tokens(50)).0, 0.0);
+    let pressure = v.kv_pressure(two, Tokens(50));
+    assert!(near(pressure.wait, 0.0) && near(pressure.crowding, 3.0 * 0.006), "{pressure:?}");
     v.fold(&record(2, 10, route(2, 8)), Millis(10));
-    let wait = v.kv_wait(two, Tokens(50)).0;
-    assert!((wait - 3.0 * 484.0 / 1000.0).abs() < 0.01, "{wait}");
+    let pressure = v.kv_pressure(two, Tokens(50));
+    assert!(near(pressure.wait, 3.0 * 0.284) && near(pressure.crowding, 3.0 * 0.25), "{pressure:?}");
     // The same prompt again holds nothing more than its answer.
     v.fold(&record(3, 10, route(2, 8)), Millis(10));
-    assert!((v.kv_wait(two, Tokens(50)).0 - 3.0 * 612.0 / 1000.0).abs() < 0.01);
+    assert!(near(v.kv_pressure(two, Tokens(50)).wait, 3.0 * 0.412));
     for n in 1..4 {
         v.fold(&record(n, 20, Body::Done { prompt: None, cached: None, output: None }), Millis(20));
     }
-    assert_eq!(v.kv_wait(two, Tokens(50)).0, 0.0);
+    assert_eq!(v.kv_pressure(two, Tokens(50)), KvPressure::default());
 }
 
 #[test]

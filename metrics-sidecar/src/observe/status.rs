@@ -258,7 +258,7 @@ fn believed(view: &View, slot: Slot, known: &Known) -> BelievedStatus {
         decoding: known.load.decoding(),
         cached_tokens: view.tokens(u32::try_from(view.index().used(slot)).unwrap_or(u32::MAX)).0,
         held_tokens: view.held(slot).0,
-        backlog_s: known.load.backlog(now).0,
-        kv_wait_s: view.kv_wait(slot, Tokens(256)).0,
+        backlog_s: view.backlog(known, now).0,
+        kv_wait_s: view.kv_pressure(slot, Tokens(256)).wait.0,
     }
 }

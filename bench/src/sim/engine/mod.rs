@@ -5,7 +5,7 @@
 //! the cache after about one step, and long prefills slow every stream that decodes beside them.
 
 mod blocks;
-mod chain;
+pub(crate) mod chain;
 mod scheduler;
 mod stats;
 

@@ -1,0 +1,22 @@
+//! `warmpath-bench replay`: workloads against rules of placement, in simulated time.
+//!
+//! The pods are simulated (`pod.rs`, `cache.rs`), the gateways are not: warmpath's are the very `core` code of the filter.
+
+mod cache;
+mod options;
+mod pod;
+mod policy;
+mod report;
+mod runs;
+mod sim;
+mod workload;
+
+pub use options::Options;
+
+/// Runs the benchmark, writes its rows, prints its tables.
+pub fn run(options: &Options) -> Result<(), String> {
+    let rows = runs::all(options)?;
+    report::write(&options.out, &rows)?;
+    report::print(&rows);
+    Ok(())
+}
