@@ -8,7 +8,7 @@ WASM := wasm32-wasip1
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build ## a real workload through real Envoy: round robin next to warmpath (KEEP=1, PODS=vllm, ARGS="--help")
@@ -39,6 +39,12 @@ bench: build ## one decision (read, hash, fold, place): native, in wasmtime, in 
 	cargo bench -p warmpath-core
 	tests/tools/bench-wasm
 	$(PY) bench/decision_in_envoy.py
+
+.PHONY: bench-replay
+bench-replay: build ## rules of placement over nine workloads in simulated time (ARGS="--trace FILE", ARGS="--help")
+	target/dist/warmpath-bench replay $(ARGS)
+	$(if $(ARGS),,target/dist/warmpath-bench replay --append --workloads mooncake,tau-bench,b2b,agents \
+		--policies warmpath,llm-d --loads 0.25,0.5 --replicas 8 --gossip-ms 2,50,never)
 
 .PHONY: build
 build: setup ## the filter (.wasm), the sidecar and the benchmark tool

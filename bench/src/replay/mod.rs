@@ -15,8 +15,13 @@ pub use options::Options;
 
 /// Runs the benchmark, writes its rows, prints its tables.
 pub fn run(options: &Options) -> Result<(), String> {
+    let mut all = if options.append { report::read(&options.out)? } else { Vec::new() };
     let rows = runs::all(options)?;
-    report::write(&options.out, &rows)?;
     report::print(&rows);
+    all.extend(rows);
+    report::write(&options.out, &all)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,9 +51,9 @@ pub struct Options {
     /// Where the rows go.
     #[arg(long, default_value = "target/bench/replay.json")]
     pub out: PathBuf,
-    /// One line of JSON for each request too, of the first seed.
+    /// Add the rows to those that are in the file.
     #[arg(long)]
-    pub records: Option<PathBuf>,
+    pub append: bool,
 }
 
 fn config(json: &str) -> Result<Config, String> {

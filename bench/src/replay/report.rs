@@ -3,12 +3,12 @@
 use super::policy::Setting;
 use super::sim::Outcomes;
 use super::workload::Workload;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 
 /// One workload at one rate under one rule: medians over the seeds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// The workload's name.
     pub workload: String,
@@ -116,6 +116,12 @@ impl Row {
         };
         (self.workload.clone(), format!("load {:.2} ({:.2} requests/s), {gateways}", self.load, self.requests_per_s))
     }
+}
+
+/// The rows that a file holds.
+pub fn read(path: &Path) -> Result<Vec<Row>, String> {
+    let text = fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Writes the rows as a JSON list.

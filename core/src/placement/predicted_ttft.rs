@@ -78,12 +78,15 @@ impl PredictedTtft {
     }
 }
 
-/// So many prompts in flight must go on from the end of a match for it to be a beginning in demand.
+/// So many prompts in flight must go on from the end of a match for it to be a beginning in demand …
 const SHARED: u32 = 4;
+/// … or so many, if the other endpoint is as good as idle beside the warmest: one that has just joined, say.
+const SOME: u32 = 2;
 
 /// Whether `c` should take a new conversation off the warmest endpoint.
 fn relieves(c: &Candidate, warmest: &Candidate) -> bool {
-    warmest.sharing >= SHARED && c.in_flight <= warmest.in_flight >> 1
+    let (few, many) = (c.in_flight, warmest.in_flight);
+    (warmest.sharing >= SHARED && few <= many >> 1) || (warmest.sharing >= SOME && many >= SHARED && few <= many >> 2)
 }
 
 /// An endpoint's number in the draw among equals: weighted rendezvous hashing (Mosko's form: each has
@@ -238,7 +241,10 @@ mod tests {
         half.in_flight = 11;
         assert_eq!(choose(&[half, busy], 1).0, Reason::Warm, "not much less busy");
         busy.sharing = 3;
-        assert_eq!(choose(&[idle, busy], 1).0, Reason::Warm, "not in demand");
+        assert_eq!(choose(&[idle, busy], 1), (Reason::Spread, vec![0, 1]), "beside an idle one");
+        let mut third = candidate(3, 0, 0.0);
+        third.in_flight = 6;
+        assert_eq!(choose(&[third, busy], 1).0, Reason::Warm, "not in demand");
     }
 
     #[test]
