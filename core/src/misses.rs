@@ -7,9 +7,9 @@ use crate::units::Tokens;
 pub enum Cause {
     /// Nobody held it: the workload's own.
     New,
-    /// The same, but the prompt is keyed by a `cache_salt` or a LoRA adapter: the text may well be cached under another
-    /// key, where it cannot be used.
-    OtherKey,
+    /// The same, but the prompt carries a `cache_salt`: the text may well be cached under another, where it cannot be
+    /// used.
+    OtherSalt,
     /// Another endpoint held it and was left for load.
     Left,
     /// It was believed to be there and was not.
@@ -22,14 +22,14 @@ pub enum Cause {
 
 impl Cause {
     /// All causes, for counters.
-    pub const ALL: [Self; 6] = [Self::New, Self::OtherKey, Self::Left, Self::Stale, Self::Restart, Self::Unread];
+    pub const ALL: [Self; 6] = [Self::New, Self::OtherSalt, Self::Left, Self::Stale, Self::Restart, Self::Unread];
 
     /// The name in stats.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::New => "new",
-            Self::OtherKey => "other_key",
+            Self::OtherSalt => "other_salt",
             Self::Left => "left",
             Self::Stale => "stale",
             Self::Restart => "restart",
@@ -51,8 +51,8 @@ pub struct Answered {
     pub most: Tokens,
     /// What the endpoint that answered was believed to hold.
     pub matched: Tokens,
-    /// The prompt carries a `cache_salt` or its model is an adapter.
-    pub keyed: bool,
+    /// The prompt carries a `cache_salt`.
+    pub salted: bool,
     /// The prompt was read.
     pub read: bool,
 }
@@ -80,7 +80,7 @@ pub fn attribute(a: &Answered) -> ([Tokens; Cause::ALL.len()], Tokens) {
     let left = (most - matched).min(missed - stale);
     add(if a.cached.0 < 64 && stale >= 256 { Cause::Restart } else { Cause::Stale }, stale);
     add(Cause::Left, left);
-    add(if a.keyed { Cause::OtherKey } else { Cause::New }, missed - stale - left);
+    add(if a.salted { Cause::OtherSalt } else { Cause::New }, missed - stale - left);
     (misses, Tokens(a.cached.0.saturating_sub(matched)))
 }
 
@@ -91,7 +91,7 @@ mod tests {
 
     fn of(prompt: u64, cached: u64, most: u64, matched: u64) -> Answered {
         let [prompt, cached, most, matched] = [prompt, cached, most, matched].map(Tokens);
-        Answered { prompt, cached, estimated: prompt, most, matched, keyed: false, read: true }
+        Answered { prompt, cached, estimated: prompt, most, matched, salted: false, read: true }
     }
 
     fn misses(a: &Answered) -> Vec<(&'static str, u64)> {
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(misses(&of(1000, 100, 800, 100)), [("new", 200), ("left", 700)]);
         assert_eq!(misses(&of(1000, 500, 800, 800)), [("new", 200), ("stale", 300)]);
         assert_eq!(misses(&of(1000, 0, 800, 800)), [("new", 200), ("restart", 800)]);
-        assert_eq!(misses(&Answered { keyed: true, ..of(1000, 0, 0, 0) }), [("other_key", 1000)]);
+        assert_eq!(misses(&Answered { salted: true, ..of(1000, 0, 0, 0) }), [("other_salt", 1000)]);
         assert_eq!(misses(&Answered { read: false, ..of(1000, 0, 0, 0) }), [("unread", 1000)]);
         assert_eq!(attribute(&of(1000, 900, 800, 800)).1, Tokens(100));
     }
@@ -113,11 +113,11 @@ mod tests {
     proptest! {
         #[test]
         fn the_causes_add_up(
-            prompt in 0..1_000_000_u64, cached: u64, estimated in 0..1_000_000_u64, most: u64, matched: u64, keyed: bool,
+            prompt in 0..1_000_000_u64, cached: u64, estimated in 0..1_000_000_u64, most: u64, matched: u64, salted: bool,
         ) {
             let [prompt, cached, estimated, most, matched] =
                 [prompt, cached % (prompt + 1), estimated, most, matched].map(Tokens);
-            let (misses, _) = attribute(&Answered { prompt, cached, estimated, most, matched, keyed, read: true });
+            let (misses, _) = attribute(&Answered { prompt, cached, estimated, most, matched, salted, read: true });
             prop_assert_eq!(misses.iter().map(|t| t.0).sum::<u64>(), prompt.0 - cached.0);
         }
     }

@@ -36,6 +36,8 @@ pub struct Decision {
     pub pool: usize,
     /// Size of the prompt by what is known of bytes and tokens.
     pub prompt: Tokens,
+    /// Most of it that an endpoint is believed to hold, chosen or not.
+    pub most: Tokens,
 }
 
 /// What to place.
@@ -101,7 +103,7 @@ impl Router {
             }
         };
         let choices = self.ranked.iter().take(config.limits.choices).filter_map(|r| self.choice(view, r)).collect();
-        Decision { choices, reason, pool, prompt: view.tokens(bytes) }
+        Decision { choices, reason, pool, prompt: view.tokens(bytes), most: view.tokens(most_bytes.min(bytes)) }
     }
 
     fn gather(&mut self, config: &Config, view: &View, pool: usize, model: Option<&str>, bytes: u32, now: Millis) {

@@ -83,6 +83,8 @@ pub struct Known {
     /// Tokens a second that it prefills.
     pub prefill: LogAverage,
     meter: PrefillMeter,
+    /// Answers in a row that found nothing of what was believed to be there, and when the first of them was sent.
+    all_missing: (u32, Millis),
     /// Requests routed to it, ever.
     pub routed: u64,
 }
@@ -196,6 +198,7 @@ impl View {
             // What its peers show is a better guess than the prior.
             prefill: LogAverage::new(self.prefill.value()),
             meter: PrefillMeter::default(),
+            all_missing: (0, Millis(0)),
             routed: 0,
         };
         match self.known.get_mut(at) {

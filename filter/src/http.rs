@@ -15,6 +15,7 @@ use std::rc::Rc;
 use warmpath_core::answer::{Answer, Format};
 use warmpath_core::config::{Mode, Wiring};
 use warmpath_core::journal::Body;
+use warmpath_core::misses::{Answered, Cause, attribute};
 use warmpath_core::request::{ApiKind, LoadOnly, Prompt, Reader};
 use warmpath_core::router::{Decision, Request};
 use warmpath_core::units::{EndpointId, Millis, RequestId, Tokens};
@@ -368,6 +369,19 @@ impl Placed {
         if let (Some(prompt), Some(cached)) = (usage.prompt, usage.cached) {
             worker.stats.add(Counter::TruePromptTokens, prompt.0);
             worker.stats.add(Counter::TrueHitTokens, cached.0);
+            let (misses, unexpected) = attribute(&Answered {
+                prompt,
+                cached,
+                estimated: self.decision.prompt,
+                most: self.decision.most,
+                matched: self.matched,
+                salted: self.prompt.salted,
+                read: !self.prompt.boundaries.is_empty(),
+            });
+            for (cause, tokens) in Cause::ALL.into_iter().zip(misses) {
+                worker.stats.missed(cause, tokens);
+            }
+            worker.stats.add(Counter::UnexpectedHitTokens, unexpected.0);
         }
         if self.routed.is_some() {
             let body = Body::Done { prompt: usage.prompt, cached: usage.cached, output: usage.output };

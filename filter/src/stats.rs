@@ -9,8 +9,10 @@
 use crate::host::{Host, MetricId, MetricKind};
 use std::rc::Rc;
 use warmpath_core::config::Config;
+use warmpath_core::misses::Cause;
 use warmpath_core::placement::Reason;
 use warmpath_core::request::{ApiKind, LoadOnly};
+use warmpath_core::units::Tokens;
 
 macro_rules! metrics {
     ($(#[$enum_doc:meta])* $name:ident: $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+) => {
@@ -43,6 +45,8 @@ metrics! {
     TruePromptTokens = "warmpath_true_prompt_tokens",
     /// Of these, tokens that the engines found in their caches.
     TrueHitTokens = "warmpath_true_hit_tokens",
+    /// Tokens that the engines found in their caches beyond what was believed to be there.
+    UnexpectedHitTokens = "warmpath_unexpected_hit_tokens",
     /// Tokens that watched requests would have found cached where they would have been steered, beyond those where
     /// Envoy sent them.
     ShadowWonTokens = "warmpath_shadow_won_tokens",
@@ -95,6 +99,8 @@ metrics! {
     TableAge = "warmpath_table_age_ms",
     /// Boundaries in a VM's index.
     IndexEntries = "warmpath_index_entries",
+    /// Boundaries that a VM forgot because an answer showed that they were not there.
+    IndexForgotten = "warmpath_index_forgotten",
     /// Requests in flight, over all VMs.
     InFlight = "warmpath_in_flight",
     /// Learned bytes a token, times 1000.
@@ -124,6 +130,7 @@ pub struct Stats {
     histograms: Vec<Option<MetricId>>,
     requests: Vec<Option<MetricId>>,
     load_only: Vec<Option<MetricId>>,
+    misses: Vec<Option<MetricId>>,
     /// By pool, then by reason.
     decisions: Vec<Option<MetricId>>,
 }
@@ -145,6 +152,10 @@ impl Stats {
             load_only: LoadOnly::ALL
                 .iter()
                 .map(|w| counter(format!("cause=.={};.;warmpath_load_only", w.name())))
+                .collect(),
+            misses: Cause::ALL
+                .iter()
+                .map(|c| counter(format!("cause=.={};.;warmpath_missed_tokens", c.name())))
                 .collect(),
             decisions: config
                 .pool_names()
@@ -185,6 +196,11 @@ impl Stats {
     pub fn load_only(&self, why: LoadOnly) {
         let at = LoadOnly::ALL.iter().position(|w| *w == why);
         self.increment(at.and_then(|i| self.load_only.get(i)), 1);
+    }
+
+    /// Counts prompt tokens that were not found in a cache.
+    pub fn missed(&self, cause: Cause, tokens: Tokens) {
+        self.increment(self.misses.get(cause as usize), tokens.0);
     }
 
     /// Counts a decision.

@@ -281,6 +281,7 @@ impl Worker {
             (Gauge::Choosable, choosable as u64),
             (Gauge::TableAge, age as u64),
             (Gauge::IndexEntries, self.view.index().entries() as u64),
+            (Gauge::IndexForgotten, self.view.forgotten()),
             (Gauge::InFlight, self.view.in_flight() as u64),
             (Gauge::BytesPerToken, (bytes_per_token * 1000.0) as u64),
             (Gauge::PrefillRate, prefill_rate as u64),

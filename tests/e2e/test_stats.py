@@ -23,10 +23,13 @@ CAUSES = (
 )
 
 
+MISSES = ("new", "other_salt", "left", "stale", "restart", "unread")
+
 TAGGED = [
     *(("decisions", {"pool": "all", "reason": reason}) for reason in REASONS),
     *(("requests", {"kind": kind}) for kind in KINDS),
     *(("load_only", {"cause": cause}) for cause in CAUSES),
+    *(("missed_tokens", {"cause": cause}) for cause in MISSES),
 ]
 HISTOGRAMS = [("read_us", {}), ("decide_us", {}), ("ttft_ms", {"prefix": "cold"}), ("ttft_ms", {"prefix": "warm"})]
 

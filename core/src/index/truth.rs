@@ -69,6 +69,16 @@ impl Index {
         None
     }
 
+    /// Forgets what the endpoint last used before `sent`; what is used since was computed anew. Returns how many
+    /// boundaries.
+    pub fn forget_before(&mut self, slot: Slot, sent: Millis) -> u64 {
+        let before = self.evicted;
+        if let Some(stamp) = sent.0.checked_sub(1) {
+            self.forget_older(slot, Millis(stamp));
+        }
+        self.evicted - before
+    }
+
     /// Forgets what the endpoint last used at `stamp` or before.
     fn forget_older(&mut self, slot: Slot, stamp: Millis) {
         while let Some(cache) = self.cache(slot.0) {

@@ -100,6 +100,9 @@ pub(super) enum Member {
     Ignored,
 }
 
+/// Orders `cache_salt` among the members that identify a prompt.
+pub(super) const SALT: u8 = 0;
+
 impl Member {
     /// The meaning of `key` at the top level of an `api` body.
     pub(super) fn of(api: ApiKind, key: &[u8]) -> Self {
@@ -108,7 +111,7 @@ impl Member {
             (_, b"model") => Self::Model,
             (_, b"stream") => Self::Stream,
             (_, b"max_tokens" | b"max_completion_tokens" | b"max_output_tokens") => Self::MaxTokens,
-            (_, b"cache_salt") => identity(0, false),
+            (_, b"cache_salt") => identity(SALT, false),
             (ApiKind::Chat | ApiKind::Messages, b"messages") => Self::Context,
             (ApiKind::Completions, b"prompt") => Self::Context,
             (ApiKind::Responses, b"input") => Self::Context,

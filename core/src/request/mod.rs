@@ -27,6 +27,8 @@ pub struct Prompt {
     pub stream: bool,
     /// `max_tokens` or its newer names; what a client asks for at most.
     pub max_tokens: Option<u32>,
+    /// It carries a `cache_salt`: equal text under another salt is cached apart.
+    pub salted: bool,
 }
 
 /// Why a request is placed by load alone. It is passed on unchanged: the pod says 400 where that is due.

@@ -1,7 +1,7 @@
 //! The reader: scanner events of a body in, [`Prompt`] out.
 
 use super::canonical::{Canonical, Digest, Out, Shape};
-use super::fields::{ApiKind, Member};
+use super::fields::{ApiKind, Member, SALT};
 use super::{LoadOnly, Prompt};
 use crate::json::{Container, JsonError, Scanner, Sink};
 use crate::prefix::PrefixHasher;
@@ -251,6 +251,7 @@ impl Body {
             bytes: u32::try_from(before + self.context.hasher.len()).unwrap_or(u32::MAX),
             stream: self.stream,
             max_tokens: self.max_tokens,
+            salted: self.identities.iter().any(|i| i.number == SALT),
         })
     }
 

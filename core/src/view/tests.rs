@@ -226,3 +226,36 @@ fn a_match_on_an_unfinished_prefill_that_misses_shows_nothing() {
     serve(&mut v, 3, 3, 1001, Some(0));
     assert_eq!((v.index().matched(slot(&v, 1), &prompt(9)), v.forgotten()), (1600, 0));
 }
+
+#[test]
+fn two_answers_that_find_nothing_show_that_a_whole_cache_was_lost() {
+    let held = |v: &View, n: u64| v.index().matched(slot(v, 1), &prompt(n));
+    let small = |v: &mut View| {
+        v.apply_table(
+            &{
+                let mut t = table(2, &[1]);
+                t.endpoints[0].capacity = Tokens(100_000);
+                t
+            },
+            Millis(0),
+        )
+    };
+    let mut v = view();
+    small(&mut v);
+    for n in 0..5 {
+        serve(&mut v, n, n, n * 100, Some(0));
+    }
+    // The oldest first: by its age nothing else is missing.
+    serve(&mut v, 10, 0, 1000, Some(0));
+    assert_eq!((held(&v, 1), held(&v, 4)), (1600, 1600));
+    serve(&mut v, 11, 1, 2000, Some(0));
+    assert_eq!([0, 1, 2, 3, 4].map(|n| held(&v, n)), [1600, 1600, 0, 0, 0]);
+    // A hit in between shows that the cache is there.
+    for (i, n) in [2, 3, 4].into_iter().enumerate() {
+        serve(&mut v, 20 + n, n, 3000 + i as u64 * 100, Some(0));
+    }
+    serve(&mut v, 30, 0, 4000, Some(0));
+    serve(&mut v, 31, 4, 5000, Some(400));
+    serve(&mut v, 32, 1, 6000, Some(0));
+    assert_eq!([2, 3].map(|n| held(&v, n)), [1600, 1600]);
+}

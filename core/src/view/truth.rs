@@ -6,6 +6,9 @@ use crate::units::Tokens;
 /// A shortfall counts only past this share of what was believed: tokens are not spread evenly over bytes, so where a
 /// cached part ends is known no better.
 const TOLERANCE: f64 = 0.25;
+/// So many answers in a row that found nothing where much was believed: it is not this prompt that was evicted, the cache
+/// is gone (or the engine caches nothing).
+const STRIKES: u32 = 2;
 /// A shortfall of a few blocks is none.
 const SLACK: f64 = 64.0;
 
@@ -25,10 +28,23 @@ impl View {
         let bytes_per_token = f64::from(entry.bytes) / prompt.0 as f64;
         let believed = f64::from(entry.ready) / bytes_per_token;
         let found = cached.0 as f64;
-        if found < believed * (1.0 - TOLERANCE) - SLACK {
-            self.forgotten +=
-                self.index.lost(entry.slot, entry.last, (found * bytes_per_token) as u32, entry.used, entry.at);
+        let Some(known) = current(&mut self.known, entry) else { return };
+        if found >= believed * (1.0 - TOLERANCE) - SLACK {
+            if believed > SLACK {
+                known.all_missing = (0, entry.at);
+            }
+            return;
         }
+        let (strikes, since) = known.all_missing;
+        let strikes = if found < SLACK { strikes + 1 } else { 0 };
+        let since = if strikes <= 1 { entry.at } else { since.min(entry.at) };
+        known.all_missing = (strikes, since);
+        if strikes >= STRIKES {
+            // What was used after the first of these was sent was computed anew.
+            self.forgotten += self.index.forget_before(entry.slot, since);
+        }
+        self.forgotten +=
+            self.index.lost(entry.slot, entry.last, (found * bytes_per_token) as u32, entry.used, entry.at);
     }
 
     /// Boundaries forgotten because an answer showed that they were not there.
