@@ -259,3 +259,33 @@ fn two_answers_that_find_nothing_show_that_a_whole_cache_was_lost() {
     serve(&mut v, 32, 1, 6000, Some(0));
     assert_eq!([2, 3].map(|n| held(&v, n)), [1600, 1600]);
 }
+
+#[test]
+fn where_cached_tokens_are_not_reported_a_late_first_token_tells() {
+    let mut v = view();
+    v.apply_table(
+        &Table {
+            version: 2,
+            endpoints: vec![Endpoint { capacity: Tokens(100_000), ..table(2, &[1]).endpoints.remove(0) }],
+            ..Table::default()
+        },
+        Millis(0),
+    );
+    let long =
+        |n: u64| (1..5).map(|i| Boundary { hash: PrefixHash(mix(n, i)), end: i as u32 * 10_000 }).collect::<Vec<_>>();
+    let mut serve = |number: u64, n: u64, at: u64, ttft: u64| {
+        let body = Body::Route { endpoint: EndpointId(1), bytes: 40_000, stream: true, boundaries: long(n) };
+        v.fold(&record(number, at, body), Millis(at));
+        let ttft_s = Seconds(ttft as f64 * 0.001);
+        v.fold(&record(number, at + ttft, Body::FirstToken { ttft: ttft_s }), Millis(at + ttft));
+        let done = Body::Done { prompt: None, cached: None, output: None };
+        v.fold(&record(number, at + ttft + 10, done), Millis(at + ttft + 10));
+        v.forgotten()
+    };
+    // 10,000 tokens at 8,000 a second.
+    assert_eq!(serve(1, 1, 0, 1270), 0);
+    assert_eq!(serve(2, 2, 5_000, 1270), 0);
+    assert_eq!(serve(3, 2, 10_000, 30), 0, "warm, as believed");
+    assert_eq!(serve(4, 2, 15_000, 300), 0, "late, but not as late as a cold one");
+    assert!(serve(5, 2, 20_000, 1270) > 0);
+}

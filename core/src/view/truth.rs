@@ -9,6 +9,10 @@ const TOLERANCE: f64 = 0.25;
 /// So many answers in a row that found nothing where much was believed: it is not this prompt that was evicted, the cache
 /// is gone (or the engine caches nothing).
 const STRIKES: u32 = 2;
+/// Times say something only where a cold prefill would take so many seconds more than the one that was expected …
+const CLEARLY: f64 = 0.5;
+/// … and did take so much of it.
+const ALMOST: f64 = 0.8;
 /// A shortfall of a few blocks is none.
 const SLACK: f64 = 64.0;
 
@@ -20,7 +24,8 @@ impl View {
             return;
         }
         self.index.ready(entry.slot, entry.last);
-        let (Some(prompt), Some(cached)) = (prompt, cached) else { return };
+        let prompt = prompt.unwrap_or(self.tokens(entry.bytes));
+        let Some(cached) = cached.or_else(|| self.nothing_cached(entry)) else { return };
         if prompt.0 == 0 || entry.bytes == 0 {
             return;
         }
@@ -45,6 +50,18 @@ impl View {
         }
         self.forgotten +=
             self.index.lost(entry.slot, entry.last, (found * bytes_per_token) as u32, entry.used, entry.at);
+    }
+
+    /// For engines that do not report cached tokens: a first token that came as late as if nothing had been cached, from
+    /// an endpoint that had nothing else to prefill, says so. Nothing else can be told from times.
+    fn nothing_cached(&self, entry: &InFlight) -> Option<Tokens> {
+        let known = self.known(entry.slot)?;
+        let ttft = entry.first_token?.since(entry.at).0;
+        entry.met?;
+        let seconds = |tokens: Tokens| tokens.0 as f64 / self.prefill_rate(known).max(1.0);
+        let cold = seconds(self.tokens(entry.bytes));
+        let saved = cold - seconds(entry.demand.uncached);
+        (saved > CLEARLY && ttft > cold * ALMOST).then_some(Tokens(0))
     }
 
     /// Boundaries forgotten because an answer showed that they were not there.
