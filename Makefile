@@ -46,6 +46,10 @@ bench-replay: build ## rules of placement over nine workloads in simulated time 
 	$(if $(ARGS),,target/dist/warmpath-bench replay --append --workloads mooncake,tau-bench,b2b,agents \
 		--policies warmpath,llm-d --loads 0.25,0.5 --replicas 8 --gossip-ms 2,50,never)
 
+.PHONY: bench-plots
+bench-plots: ## plots and tables of docs/benchmarks.md, from what bench-replay wrote
+	$(PYTHON) bench/plot_replay.py target/bench/replay.json
+
 .PHONY: build
 build: setup ## the filter (.wasm), the sidecar and the benchmark tool
 	cargo build -p warmpath-filter --target $(WASM) --release --quiet
