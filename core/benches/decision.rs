@@ -6,6 +6,7 @@ mod workload;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use warmpath_core::config::Config;
+use warmpath_core::placement::Priority;
 use warmpath_core::router::{Request, Router};
 use warmpath_core::units::Millis;
 
@@ -37,7 +38,8 @@ fn decide(c: &mut Criterion) {
             let id = format!("{size} B, {endpoints} endpoints");
             c.bench_function(&format!("fold/{id}"), |b| b.iter(|| workload::fold(&mut view, &record)));
             c.bench_function(&format!("place/{id}"), |b| {
-                b.iter(|| black_box(router.decide(&config, &view, Request::Prompt(&prompt), Millis(1 << 40))));
+                let request = Request::Prompt(&prompt);
+                b.iter(|| black_box(router.decide(&config, &view, request, Priority::default(), Millis(1 << 40))));
             });
         }
         println!("{endpoints} endpoints: {} boundaries in the index", view.index().entries());

@@ -6,6 +6,7 @@ mod workload;
 use std::hint::black_box;
 use std::time::Instant;
 use warmpath_core::config::Config;
+use warmpath_core::placement::Priority;
 use warmpath_core::router::{Request, Router};
 use warmpath_core::units::Millis;
 
@@ -46,7 +47,8 @@ fn main() {
             records.iter().for_each(|r| workload::fold(&mut view, r));
             let fold = median(rounds, |i| workload::fold(&mut view, &records[i % records.len()]));
             let place = median(rounds, |i| {
-                black_box(router.decide(&config, &view, Request::Prompt(&prompts[i % prompts.len()]), Millis(1 << 40)));
+                let request = Request::Prompt(&prompts[i % prompts.len()]);
+                black_box(router.decide(&config, &view, request, Priority::default(), Millis(1 << 40)));
             });
             let sum = read + fold + place;
             println!(

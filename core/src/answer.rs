@@ -3,7 +3,7 @@
 //! Reads what vLLM sends on all four APIs: one JSON object, or server-sent events with one JSON object a line.
 
 use crate::json::{Container, Scanner, Sink};
-use crate::units::Tokens;
+use crate::units::{ResponseKey, Tokens};
 
 /// `usage` as the engine reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,7 @@ pub struct Answer {
     name: Vec<u8>,
     first_token: bool,
     usage: Usage,
+    stored: Option<ResponseKey>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,7 @@ impl Answer {
             name: Vec::new(),
             first_token: false,
             usage: Usage::default(),
+            stored: None,
         }
     }
 
@@ -90,6 +92,15 @@ impl Answer {
         }
     }
 
+    /// The answer's id, once it was read: of `/v1/responses`, where a later request may go on from it.
+    #[must_use]
+    pub fn id(&self) -> Option<ResponseKey> {
+        match self.format {
+            Format::Json => self.object.response,
+            Format::Events => self.stored,
+        }
+    }
+
     fn in_line(&mut self, mut bytes: &[u8]) {
         if self.line == Line::Name {
             let colon = memchr::memchr(b':', bytes);
@@ -113,6 +124,7 @@ impl Answer {
     fn end_line(&mut self) {
         if self.line == Line::Data {
             self.first_token |= self.object.is_token();
+            self.stored = self.stored.or(self.object.response);
             let new = self.object.usage;
             self.usage.prompt = new.prompt.or(self.usage.prompt);
             self.usage.cached = new.cached.or(self.usage.cached);
@@ -123,7 +135,7 @@ impl Answer {
     }
 }
 
-/// What one JSON object of a response says. `usage` stands at the top, or in `response` or `message`.
+/// What one JSON object of a response says. `usage` and `id` stand at the top, or in `response` or `message`.
 #[derive(Debug, Default)]
 struct Object {
     key: Vec<u8>,
@@ -135,14 +147,18 @@ struct Object {
     number: Vec<u8>,
     kind: Vec<u8>,
     in_kind: bool,
+    id: Vec<u8>,
+    in_id: bool,
+    /// Inside the member `response`, of an event.
+    in_response: bool,
+    response: Option<ResponseKey>,
     has_choice: bool,
     usage: Usage,
 }
 
 impl Object {
     fn restart(&mut self) {
-        let usage = Usage::default();
-        *self = Self { usage, key: std::mem::take(&mut self.key), ..Self::default() };
+        *self = Self { key: std::mem::take(&mut self.key), ..Self::default() };
         self.key.clear();
     }
 
@@ -167,6 +183,9 @@ impl Sink for Object {
         } else if self.usage_at == Some(depth) {
             self.in_details = object && self.key.ends_with(b"_details");
         }
+        if object && depth == 1 {
+            self.in_response = self.key == b"response";
+        }
         // An element of the top-level list `choices`.
         if object && depth == 2 && self.key == b"choices" {
             self.has_choice = true;
@@ -187,6 +206,7 @@ impl Sink for Object {
             self.key.clear();
         }
         self.in_kind = !key && depth == 1 && self.key == b"type";
+        self.in_id = !key && (depth == 1 || depth == 2 && self.in_response) && self.key == b"id";
     }
 
     fn string_piece(&mut self, piece: &[u8]) {
@@ -194,11 +214,18 @@ impl Sink for Object {
             keep(&mut self.key, piece);
         } else if self.in_kind {
             keep(&mut self.kind, piece);
+        } else if self.in_id {
+            let room = ResponseKey::LONGEST.saturating_sub(self.id.len());
+            self.id.extend(piece.iter().take(room));
         }
     }
 
     fn string_end(&mut self, _: bool, _: u32) {
         self.in_kind = false;
+        if std::mem::take(&mut self.in_id) {
+            self.response = Some(ResponseKey::of(&self.id));
+            self.id.clear();
+        }
     }
 
     fn scalar_piece(&mut self, piece: &[u8]) {
@@ -252,7 +279,7 @@ mod tests {
         "\"prompt_tokens_details\":{\"cached_tokens\":4}}}\n\ndata: [DONE]\n\n"
     );
     const RESPONSES: &str = concat!(
-        "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"usage\":null}}\n\n",
+        "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_7\",\"usage\":null}}\n\n",
         "event: response.output_text.delta\r\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"x\"}\r\n\r\n",
         "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"output\":[{\"usage\":{\"input_tokens\":1}}],",
         "\"usage\":{\"input_tokens\":9,\"input_tokens_details\":{\"cached_tokens\":4},\"output_tokens\":3}}}\n\n"
@@ -270,6 +297,22 @@ mod tests {
         assert_eq!(read(Format::Events, CHAT, 1).1, at(CHAT, "assistant"));
         assert_eq!(read(Format::Events, RESPONSES, 1).1, at(RESPONSES, "\"delta\"").map(|i| i - 1));
         assert_eq!(read(Format::Events, MESSAGES, 1).1, at(MESSAGES, "text_delta"));
+    }
+
+    #[test]
+    fn the_id_of_a_response_is_known_streamed_or_not() {
+        let id = |format, text: &str| {
+            let mut answer = Answer::new(format);
+            text.as_bytes().chunks(3).for_each(|c| {
+                answer.feed(c);
+            });
+            answer.id()
+        };
+        assert_eq!(id(Format::Events, RESPONSES), Some(ResponseKey::of(b"resp_7")));
+        let whole =
+            "{\"output\":[{\"id\":\"msg_1\"}],\"error\":{\"id\":\"e\"},\"id\":\"resp_7\",\"usage\":{\"id\":\"x\"}}";
+        assert_eq!(id(Format::Json, whole), Some(ResponseKey::of(b"resp_7")));
+        assert_eq!(id(Format::Json, "{\"choices\":[]}"), None);
     }
 
     #[test]

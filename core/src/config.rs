@@ -1,6 +1,6 @@
 //! The plugin's configuration: JSON, strict, with errors that name the place.
 
-use crate::placement::Weights;
+use crate::placement::{self, Weights, WhenSaturated};
 use crate::units::{Seconds, Tokens};
 use crate::view::ViewLimits;
 use serde::Deserialize;
@@ -52,6 +52,8 @@ pub struct Placement {
     pub decode_penalty_ms: f64,
     /// See [`Weights::foreign_penalty`], in ms.
     pub foreign_penalty_ms: f64,
+    /// See [`Weights::adapter_load`], in ms.
+    pub adapter_load_ms: f64,
     /// See [`Weights::eviction_horizon`], in s.
     pub eviction_horizon_s: f64,
     /// See [`Weights::spill_ratio`].
@@ -73,6 +75,7 @@ impl Default for Placement {
             base_ttft_ms: v.prior_base.0 * 1000.0,
             decode_penalty_ms: v.prior_per_decode.0 * 1000.0,
             foreign_penalty_ms: w.foreign_penalty.0 * 1000.0,
+            adapter_load_ms: w.adapter_load.0 * 1000.0,
             eviction_horizon_s: w.eviction_horizon.0,
             spill_ratio: w.spill_ratio,
             spill_margin_ms: w.spill_margin.0 * 1000.0,
@@ -89,10 +92,59 @@ impl Placement {
     pub fn weights(&self) -> Weights {
         Weights {
             foreign_penalty: Seconds(self.foreign_penalty_ms * 0.001),
+            adapter_load: Seconds(self.adapter_load_ms * 0.001),
             eviction_horizon: Seconds(self.eviction_horizon_s),
             spill_ratio: self.spill_ratio,
             spill_margin: Seconds(self.spill_margin_ms * 0.001),
             tie_ratio: self.tie_ratio,
+        }
+    }
+}
+
+/// When an endpoint has enough; see [`placement::Saturation`]. No limit is set by default.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Saturation {
+    /// See [`placement::Limits::waiting`].
+    pub max_waiting: Option<u32>,
+    /// See [`placement::Limits::kv_usage`].
+    pub max_kv_usage: Option<f64>,
+    /// See [`placement::Limits::ttft`], in ms.
+    pub max_ttft_ms: Option<f64>,
+    /// When all endpoints are over the limits.
+    pub when_saturated: WhenSaturated,
+    /// The header that carries a request's priority, a whole number; see [`placement::Priority`]. Empty: all are equal.
+    pub priority_header: String,
+    /// See [`placement::Saturation::low_priority_share`].
+    pub low_priority_share: f64,
+}
+
+impl Default for Saturation {
+    fn default() -> Self {
+        let rule = placement::Saturation::default();
+        Self {
+            max_waiting: None,
+            max_kv_usage: None,
+            max_ttft_ms: None,
+            when_saturated: rule.then,
+            priority_header: String::new(),
+            low_priority_share: rule.low_priority_share,
+        }
+    }
+}
+
+impl Saturation {
+    /// As placement takes it.
+    #[must_use]
+    pub fn rule(&self) -> placement::Saturation {
+        placement::Saturation {
+            limits: placement::Limits {
+                waiting: self.max_waiting,
+                kv_usage: self.max_kv_usage,
+                ttft: self.max_ttft_ms.map(|ms| Seconds(ms * 0.001)),
+            },
+            then: self.when_saturated,
+            low_priority_share: self.low_priority_share,
         }
     }
 }
@@ -109,6 +161,8 @@ pub struct Limits {
     pub max_index_entries: usize,
     /// Requests in flight that are kept track of.
     pub max_in_flight: usize,
+    /// Stored answers of `/v1/responses` whose endpoint is remembered.
+    pub max_stored_responses: usize,
     /// Slots of the journal's ring, taken up to a power of two. The same in all VMs.
     pub journal_slots: u32,
     /// Slots folded in one callback at most.
@@ -123,6 +177,7 @@ impl Default for Limits {
             decide_at_bytes: 900_000,
             max_index_entries: 500_000,
             max_in_flight: 65_536,
+            max_stored_responses: 65_536,
             journal_slots: 4096,
             fold_slots: 256,
             choices: 3,
@@ -150,6 +205,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// How endpoints are compared.
     pub placement: Placement,
+    /// When endpoints have enough.
+    pub saturation: Saturation,
     /// Bounds.
     pub limits: Limits,
     /// Response headers `x-warmpath-…` that tell of the decision. For tests and debugging: they show a client which
@@ -168,6 +225,7 @@ impl Default for Config {
             sidecar_cluster: "warmpath-sidecar".to_owned(),
             pools: Vec::new(),
             placement: Placement::default(),
+            saturation: Saturation::default(),
             limits: Limits::default(),
             debug_headers: false,
         }
@@ -219,6 +277,7 @@ impl Config {
         range("placement.base_ttft_ms", p.base_ttft_ms, 0.0, 60_000.0)?;
         range("placement.decode_penalty_ms", p.decode_penalty_ms, 0.0, 60_000.0)?;
         range("placement.foreign_penalty_ms", p.foreign_penalty_ms, 0.0, 60_000.0)?;
+        range("placement.adapter_load_ms", p.adapter_load_ms, 0.0, 600_000.0)?;
         range("placement.eviction_horizon_s", p.eviction_horizon_s, 0.0, 86_400.0)?;
         range("placement.spill_ratio", p.spill_ratio, 1.0, 1000.0)?;
         range("placement.spill_margin_ms", p.spill_margin_ms, 0.0, 600_000.0)?;
@@ -228,9 +287,21 @@ impl Config {
         range("limits.decide_at_bytes", l.decide_at_bytes as f64, 1024.0, 1e9)?;
         range("limits.max_index_entries", l.max_index_entries as f64, 1000.0, 8e6)?;
         range("limits.max_in_flight", l.max_in_flight as f64, 16.0, 4e6)?;
+        range("limits.max_stored_responses", l.max_stored_responses as f64, 1.0, 4e6)?;
         range("limits.journal_slots", f64::from(l.journal_slots), 64.0, 65_536.0)?;
         range("limits.fold_slots", f64::from(l.fold_slots), 8.0, 65_536.0)?;
         range("limits.choices", l.choices as f64, 1.0, 16.0)?;
+        let s = &self.saturation;
+        range("saturation.max_kv_usage", s.max_kv_usage.unwrap_or(1.0), 0.0, 1.0)?;
+        range("saturation.max_ttft_ms", s.max_ttft_ms.unwrap_or(1.0), 1.0, 3_600_000.0)?;
+        range("saturation.low_priority_share", s.low_priority_share, 0.0, 1.0)?;
+        let is_token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+        if s.priority_header.len() > 100 || !s.priority_header.bytes().all(is_token) {
+            return error(
+                "saturation.priority_header",
+                format!("`{}` is no header name in lower case, such as `x-priority`", s.priority_header),
+            );
+        }
         name("name", &self.name)?;
         for (i, pool) in self.pools.iter().enumerate() {
             name(&format!("pools[{i}].name"), &pool.name)?;
@@ -282,6 +353,7 @@ impl Config {
         ViewLimits {
             max_entries: self.limits.max_index_entries,
             max_in_flight: self.limits.max_in_flight,
+            max_stored: self.limits.max_stored_responses,
             default_capacity: Tokens(self.placement.default_capacity_tokens),
             prior_prefill_rate: self.placement.prior_prefill_rate,
             prior_base: Seconds(self.placement.base_ttft_ms * 0.001),
@@ -339,6 +411,9 @@ mod tests {
             (r#"{"pools": [{"name": "a"}, {"models": []}]}"#, "at pools[1]:", "missing field `name`"),
             (r#"{"pools": [{"name": "a"}, {"name": "a"}]}"#, "at pools[1].name:", "expected another name"),
             (r#"{"pools": [{"name": "a", "models": [1]}]}"#, "at pools[0].models[0]:", "expected a string"),
+            (r#"{"saturation": {"max_kv_usage": 90}}"#, "at saturation.max_kv_usage:", "expected 0 to 1"),
+            (r#"{"saturation": {"when_saturated": "drop"}}"#, "at saturation.when_saturated:", "`queue` or `reject`"),
+            (r#"{"saturation": {"priority_header": "X Y"}}"#, "at saturation.priority_header:", "in lower case"),
             (r#"{"steer_percent": 101}"#, "at steer_percent:", "expected 0 to 100"),
             (r#"{"name": "a/b"}"#, "at name:", "expected 1 to 63"),
             (r#"{"path_prefix": "llm/"}"#, "at path_prefix:", "a slash first"),

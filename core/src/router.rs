@@ -2,10 +2,11 @@
 
 use crate::config::Config;
 use crate::index::{Match, Slot};
-use crate::placement::{Candidate, Policy, PredictedTtft, Ranked, Reason};
+use crate::placement::{Candidate, Outcome, Policy, PredictedTtft, Priority, Ranked, Reason, Saturation};
 use crate::prefix::Boundary;
 use crate::request::Prompt;
-use crate::units::{EndpointId, Millis, Seconds, Tokens, mix};
+use crate::table::State;
+use crate::units::{EndpointId, Millis, ResponseKey, Seconds, Tokens, mix};
 use crate::view::{Known, View};
 
 /// One place to send the request to.
@@ -28,7 +29,8 @@ pub struct Choice {
 /// What was decided.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// Best first: the choice, then where retries go. Empty for a fallback.
+    /// Best first: the choice, then where retries go, all of the same data-parallel rank: one header names it for all.
+    /// Empty for a fallback.
     pub choices: Vec<Choice>,
     /// Why.
     pub reason: Reason,
@@ -50,13 +52,20 @@ pub enum Request<'a> {
         /// `model`
         model: Option<&'a str>,
     },
+    /// One that goes on from a stored answer, or asks for it: placed where that is; where nobody knows, by load.
+    Stored {
+        /// Which.
+        response: ResponseKey,
+        /// `model`
+        model: Option<&'a str>,
+    },
 }
 
 impl<'a> Request<'a> {
     fn model(&self) -> Option<&'a str> {
         match self {
             Self::Prompt(p) => p.model.as_deref(),
-            Self::Load { model } => *model,
+            Self::Load { model } | Self::Stored { model, .. } => *model,
         }
     }
 }
@@ -68,6 +77,7 @@ const UNKNOWN_PROMPT: Tokens = Tokens(256);
 #[derive(Debug, Default)]
 pub struct Router {
     policy: PredictedTtft,
+    saturation: Saturation,
     matches: Vec<Match>,
     candidates: Vec<Candidate>,
     ranked: Vec<Ranked>,
@@ -77,24 +87,39 @@ impl Router {
     /// A router by this configuration.
     #[must_use]
     pub fn new(config: &Config) -> Self {
-        Self { policy: PredictedTtft { weights: config.placement.weights() }, ..Self::default() }
+        Self {
+            policy: PredictedTtft { weights: config.placement.weights() },
+            saturation: config.saturation.rule(),
+            ..Self::default()
+        }
     }
 
     /// Where to send `request`, and where to try next.
-    pub fn decide(&mut self, config: &Config, view: &View, request: Request<'_>, now: Millis) -> Decision {
+    pub fn decide(
+        &mut self,
+        config: &Config,
+        view: &View,
+        request: Request<'_>,
+        priority: Priority,
+        now: Millis,
+    ) -> Decision {
         let model = request.model();
         let pool = config.pool_of(model);
         let (boundaries, bytes): (&[Boundary], u32) = match request {
             Request::Prompt(p) => (&p.boundaries, p.bytes),
             Request::Load { .. } => (&[], 0),
+            Request::Stored { response, .. } => match pinned(config, view, response, pool) {
+                Some(decision) => return decision,
+                None => (&[], 0),
+            },
         };
         view.index().matches(boundaries, &mut self.matches);
         self.gather(config, view, pool, model, bytes, now);
         let held = self.candidates.iter().filter_map(|c| self.matches.get(c.slot.0 as usize)).map(|m| m.bytes);
         let most_bytes = held.max().unwrap_or(0);
-        let reason = match request {
+        let mut reason = match request {
             Request::Prompt(_) => self.policy.rank(&self.candidates, novelty(boundaries, most_bytes), &mut self.ranked),
-            Request::Load { .. } => {
+            Request::Load { .. } | Request::Stored { .. } => {
                 // Equally loaded endpoints take turns: there is no prefix by which to agree.
                 match self.policy.rank(&self.candidates, mix(now.0, 1), &mut self.ranked) {
                     Reason::Fallback => Reason::Fallback,
@@ -102,19 +127,29 @@ impl Router {
                 }
             }
         };
-        let choices = self.ranked.iter().take(config.limits.choices).filter_map(|r| self.choice(view, r)).collect();
+        match self.saturation.apply(&self.candidates, &mut self.ranked, priority) {
+            Outcome::Moved if matches!(reason, Reason::Warm | Reason::Spread) => reason = Reason::Spill,
+            Outcome::Moved | Outcome::Kept => {}
+            Outcome::Shed => reason = Reason::Shed,
+        }
+        let mut choices = self.ranked.iter().filter_map(|r| self.choice(view, r)).peekable();
+        let rank = choices.peek().and_then(|first| first.rank);
+        let choices = choices.filter(|c| c.rank == rank).take(config.limits.choices).collect();
         Decision { choices, reason, pool, prompt: view.tokens(bytes), most: view.tokens(most_bytes.min(bytes)) }
     }
 
     fn gather(&mut self, config: &Config, view: &View, pool: usize, model: Option<&str>, bytes: u32, now: Millis) {
-        let name = config.pool_name(pool);
-        let in_pool = |k: &Known| name.is_none_or(|n| k.endpoint.pool == n);
-        let serves = |k: &Known| model.is_some_and(|m| k.endpoint.models.iter().any(|x| x == m));
+        let name = config.pool_name(pool).map(|name| view.name(name));
+        let model = model.and_then(|m| view.name(m));
+        let may = |k: &Known| k.is_choosable() && name.is_none_or(|name| name.is_some_and(|n| k.is_in(n)));
+        let serves = |k: &Known| model.is_some_and(|m| k.serves(m));
+        let has_adapter = |k: &Known| model.is_some_and(|m| k.has_loaded(m));
         // Who says that it serves the model comes first; if nobody says so, the engine may: it knows aliases.
-        let only_serving = view.endpoints().any(|(_, k)| in_pool(k) && k.is_choosable() && serves(k));
+        let only_serving = view.endpoints().any(|(_, k)| may(k) && serves(k));
+        let somewhere_loaded = view.endpoints().any(|(_, k)| may(k) && has_adapter(k));
         self.candidates.clear();
         for (slot, known) in view.endpoints() {
-            if !known.is_choosable() || !in_pool(known) || (only_serving && !serves(known)) {
+            if !may(known) || (only_serving && !serves(known)) {
                 continue;
             }
             let Match { bytes: matched, sharing } = self.matches.get(slot.0 as usize).copied().unwrap_or_default();
@@ -134,6 +169,8 @@ impl Router {
                 prefill_rate: rate,
                 in_flight: known.load.in_flight(),
                 foreign: known.foreign,
+                waiting: known.waiting(),
+                loads_adapter: somewhere_loaded && !has_adapter(known),
                 room: view.index().room(slot),
                 reuse: view.reuse(),
                 turnover: view.index().oldest_use(slot).map(|at| now.since(at)),
@@ -153,6 +190,24 @@ impl Router {
             predicted: ranked.predicted,
         })
     }
+}
+
+/// The decision for a request that can be answered at one endpoint only, if that is known. It is not left for load, and
+/// not while it drains: nobody else has what the request goes on from.
+fn pinned(config: &Config, view: &View, response: ResponseKey, pool: usize) -> Option<Decision> {
+    let (slot, known) = view.stored_at(response).filter(|(_, k)| k.endpoint.state != State::Failing)?;
+    let endpoint = &known.endpoint;
+    let choice = Choice {
+        slot,
+        id: endpoint.id,
+        address: endpoint.address.clone(),
+        rank: endpoint.rank,
+        matched: Tokens(0),
+        predicted: view.overhead(known),
+    };
+    // Its pool is that of the endpoint: a request for a stored answer names no model.
+    let pool = config.pools.iter().position(|p| p.name == endpoint.pool).unwrap_or(pool);
+    Some(Decision { choices: vec![choice], reason: Reason::Pinned, pool, prompt: Tokens(0), most: Tokens(0) })
 }
 
 /// The first boundary that lies well past what anybody holds (or the last one).
@@ -202,7 +257,7 @@ mod tests {
     }
 
     fn decide(config: &Config, view: &View, p: &Prompt) -> Decision {
-        Router::new(config).decide(config, view, Request::Prompt(p), Millis(10))
+        Router::new(config).decide(config, view, Request::Prompt(p), Priority::default(), Millis(10))
     }
 
     #[test]
@@ -263,12 +318,75 @@ mod tests {
     }
 
     #[test]
+    fn a_request_goes_where_its_adapter_is_loaded() {
+        let mut endpoints: Vec<_> = (1..5).map(|n| endpoint(n, "", &["base", "legal"])).collect();
+        endpoints[2].adapters = vec!["legal".to_owned()];
+        let view = view(endpoints);
+        for text in ["a", "b", "c", "d", "e", "f"] {
+            let decision = decide(&Config::default(), &view, &prompt("legal", text));
+            assert_eq!((decision.choices[0].id, decision.reason), (EndpointId(3), Reason::Cold));
+        }
+    }
+
+    #[test]
+    fn retries_stay_on_the_rank_that_the_header_names() {
+        let endpoints = (1..=6).map(|n| Endpoint { rank: Some(n as u32 % 2), ..endpoint(n, "", &[]) }).collect();
+        let decision = decide(&Config::default(), &view(endpoints), &prompt("m", "t"));
+        assert_eq!(decision.choices.len(), 3);
+        assert!(decision.choices.iter().all(|c| c.rank == decision.choices[0].rank));
+    }
+
+    #[test]
+    fn what_goes_on_from_a_stored_answer_goes_where_that_is() {
+        let response = ResponseKey::of(b"resp_1");
+        let mut endpoints: Vec<_> = (1..5).map(|n| endpoint(n, "b", &[])).collect();
+        endpoints[2].state = State::Draining;
+        let mut view = view(endpoints.clone());
+        let body = Body::Stored { response, endpoint: EndpointId(3) };
+        view.fold(&Record { request: RequestId { origin: Origin(1), number: 1 }, at: Millis(1), body }, Millis(1));
+        let config = Config::parse(br#"{"pools": [{"name": "a", "models": ["x"]}, {"name": "b"}]}"#).unwrap();
+        let mut router = Router::new(&config);
+        let mut ask = |view: &View, response| {
+            let request = Request::Stored { response, model: None };
+            let d = router.decide(&config, view, request, Priority(-1), Millis(10));
+            (d.reason, d.choices.len(), d.choices[0].id.0, d.pool)
+        };
+        assert_eq!(ask(&view, response), (Reason::Pinned, 1, 3, 1));
+        let (reason, choices, ..) = ask(&view, ResponseKey::of(b"resp_2"));
+        assert_eq!((reason, choices), (Reason::LoadOnly, 3));
+        // What it stored is gone with it.
+        endpoints.remove(2);
+        view.apply_table(&Table { version: 2, written_at: Millis(0), endpoints }, Millis(20));
+        assert_eq!(ask(&view, response).0, Reason::LoadOnly);
+    }
+
+    #[test]
+    fn when_all_are_saturated_the_configuration_decides() {
+        let endpoints = (1..5).map(|n| {
+            let load = crate::table::Load { waiting: 9, ..Default::default() };
+            Endpoint { load, ..endpoint(n, "", &[]) }
+        });
+        let view = view(endpoints.collect());
+        let ask = |json: &str| {
+            let config = Config::parse(json.as_bytes()).unwrap();
+            decide(&config, &view, &prompt("m", "t")).reason
+        };
+        assert_eq!(ask("{}"), Reason::Cold);
+        assert_eq!(ask(r#"{"saturation": {"max_waiting": 5}}"#), Reason::Cold);
+        assert_eq!(ask(r#"{"saturation": {"max_waiting": 5, "when_saturated": "reject"}}"#), Reason::Shed);
+        assert_eq!(ask(r#"{"saturation": {"max_waiting": 9, "when_saturated": "reject"}}"#), Reason::Cold);
+    }
+
+    #[test]
     fn an_unread_prompt_goes_by_load_and_takes_turns() {
         let view = view((1..5).map(|n| endpoint(n, "", &[])).collect());
         let config = Config::default();
         let mut router = Router::new(&config);
         let mut ids: Vec<_> = (0..50)
-            .map(|t| router.decide(&config, &view, Request::Load { model: None }, Millis(t)).choices[0].id.0)
+            .map(|t| {
+                let request = Request::Load { model: None };
+                router.decide(&config, &view, request, Priority::default(), Millis(t)).choices[0].id.0
+            })
             .collect();
         ids.sort_unstable();
         ids.dedup();

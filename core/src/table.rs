@@ -77,6 +77,15 @@ pub struct Load {
     pub kv_usage: f32,
 }
 
+/// What the engine's prefix cache counts, since the engine started (`vllm:prefix_cache_queries_total`, `…_hits_total`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixCounters {
+    /// Prompt tokens looked up.
+    pub queries: Tokens,
+    /// Of these, tokens found.
+    pub hits: Tokens,
+}
+
 /// One endpoint: one cache.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Endpoint {
@@ -98,6 +107,10 @@ pub struct Endpoint {
     pub capacity: Tokens,
     /// Load at the last scrape.
     pub load: Load,
+    /// LoRA adapters that were on its GPU at the last scrape, or about to be.
+    pub adapters: Vec<String>,
+    /// What the prefix cache counted by then.
+    pub counters: PrefixCounters,
 }
 
 /// All endpoints at one moment.
@@ -242,6 +255,12 @@ impl Endpoint {
         w.varint(u64::from(self.load.running));
         w.varint(u64::from(self.load.waiting));
         w.u32(self.load.kv_usage.to_bits());
+        w.varint(self.adapters.len() as u64);
+        for adapter in &self.adapters {
+            w.varint(names.number(adapter));
+        }
+        w.varint(self.counters.queries.0);
+        w.varint(self.counters.hits.0);
         w.finish()
     }
 
@@ -264,6 +283,17 @@ impl Endpoint {
                 waiting: r.varint32()?,
                 kv_usage: Some(f32::from_bits(r.u32()?)).filter(|v| v.is_finite()).unwrap_or(0.0),
             },
+            // A writer of before these were added ends here.
+            adapters: if r.remaining() == 0 {
+                Vec::new()
+            } else {
+                (0..r.count(1)?).map(|_| name(r.varint()?)).collect::<Result<_, _>>()?
+            },
+            counters: if r.remaining() == 0 {
+                PrefixCounters::default()
+            } else {
+                PrefixCounters { queries: Tokens(r.varint()?), hits: Tokens(r.varint()?) }
+            },
         })
     }
 }
@@ -283,9 +313,19 @@ mod tests {
             vec("[a-z/-]{1,10}", 0..4),
             0..4_u8,
             (any::<u32>(), any::<u64>(), any::<u32>(), any::<u32>(), 0.0..1.0_f32),
+            (vec("[a-z/-]{1,10}", 0..3), any::<u64>(), any::<u64>()),
         )
             .prop_map(
-                |(id, address, rank, pool, models, state, (block_size, capacity, running, waiting, kv))| Endpoint {
+                |(
+                    id,
+                    address,
+                    rank,
+                    pool,
+                    models,
+                    state,
+                    (block_size, capacity, running, waiting, kv),
+                    (adapters, queries, hits),
+                )| Endpoint {
                     id: EndpointId(id),
                     address,
                     rank,
@@ -295,6 +335,8 @@ mod tests {
                     block_size,
                     capacity: Tokens(capacity),
                     load: Load { running, waiting, kv_usage: kv },
+                    adapters,
+                    counters: PrefixCounters { queries: Tokens(queries), hits: Tokens(hits) },
                 },
             )
     }

@@ -52,6 +52,21 @@ pub struct RequestId {
     pub number: u64,
 }
 
+/// A stored answer of `/v1/responses`: its id, hashed. Only the pod that made it can go on from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResponseKey(pub u64);
+
+impl ResponseKey {
+    /// Bytes of an id that count; vLLM's have 37.
+    pub const LONGEST: usize = 256;
+
+    /// The key of an id, of which a reader may have kept only the first [`ResponseKey::LONGEST`] bytes.
+    #[must_use]
+    pub fn of(id: &[u8]) -> Self {
+        Self(xxh64(id.get(..Self::LONGEST).unwrap_or(id), 0))
+    }
+}
+
 /// A number of tokens as the engine counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tokens(pub u64);

@@ -7,7 +7,10 @@ use crate::learned::{Average, LogAverage, PrefillMeter};
 use crate::load::{Demand, Load};
 use crate::prefix::Boundary;
 use crate::table::{Endpoint, State, Table};
-use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, Seconds, Tokens, mix};
+use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, ResponseKey, Seconds, Tokens, mix};
+use counters::CounterCheck;
+use names::Names;
+use stored::Stored;
 
 /// Bounds and priors. All memory of a view is bounded by these.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -16,6 +19,8 @@ pub struct ViewLimits {
     pub max_entries: usize,
     /// Requests in flight that are kept track of.
     pub max_in_flight: usize,
+    /// Stored answers whose endpoint is remembered.
+    pub max_stored: usize,
     /// A request not over after this long is forgotten: its `done` was lost.
     pub in_flight_expiry: Seconds,
     /// Cache size of an endpoint that does not tell its own.
@@ -37,6 +42,8 @@ const PRIOR_SERVICE: f64 = 3.0;
 const FEW: u32 = 8;
 /// What each decoding request adds is at least a microsecond: an average of logarithms knows no zero.
 const LEAST_PER_DECODE: f64 = 1e-6;
+/// About what a [`Body::Stored`] takes in a slot.
+const STORED_BYTES: usize = 42;
 /// Rates within this factor are the same.
 const ALIKE: f64 = 1.4;
 /// A KV cache is full from this share on: answers grow.
@@ -51,6 +58,7 @@ impl Default for ViewLimits {
         Self {
             max_entries: 500_000,
             max_in_flight: 65_536,
+            max_stored: 65_536,
             in_flight_expiry: Seconds(600.0),
             default_capacity: Tokens(400_000),
             prior_prefill_rate: 8_000.0,
@@ -65,6 +73,8 @@ impl Default for ViewLimits {
 /// does not fit waits for its share of that time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct KvPressure {
+    /// Share of the cache that requests in flight would hold with the prompt and its answer; above 1 it does not fit.
+    pub full: f64,
     /// Time until it fits: service time x share of the cache beyond its end. Zero where the capacity is not known.
     pub wait: Seconds,
     /// The same for what would have to wait if the next burst came: a charge, not a time.
@@ -80,6 +90,14 @@ pub struct Known {
     pub load: Load,
     /// Requests seen at the last scrape that the journal knows nothing of: other gateways' or direct clients'.
     pub foreign: u32,
+    /// Of these, requests that waited there.
+    foreign_waiting: u32,
+    /// KV cache tokens that were held at the last scrape beyond what the journal knows of.
+    foreign_kv: Tokens,
+    pool: Name,
+    models: Vec<Name>,
+    adapters: Vec<Name>,
+    counters: CounterCheck,
     /// Tokens a second that it prefills.
     pub prefill: LogAverage,
     meter: PrefillMeter,
@@ -117,6 +135,8 @@ pub struct View {
     index: Index,
     known: Vec<Option<Known>>,
     by_id: HashedMap<EndpointId, Slot>,
+    names: Names,
+    stored: Stored,
     in_flight: HashedMap<(u64, u64), InFlight>,
     bytes_per_token: LogAverage,
     prefill: LogAverage,
@@ -143,6 +163,8 @@ impl View {
             index: Index::new(limits.max_entries),
             known: Vec::new(),
             by_id: HashedMap::default(),
+            names: Names::default(),
+            stored: Stored::default(),
             in_flight: HashedMap::default(),
             bytes_per_token: LogAverage::new(limits.prior_bytes_per_token),
             prefill: LogAverage::new(limits.prior_prefill_rate),
@@ -164,19 +186,30 @@ impl View {
         self.table_version = table.version;
         self.table_at = now;
         let mut kept = vec![false; self.known.len()];
+        self.names.clear();
         for endpoint in &table.endpoints {
             let slot = self.by_id.get(&endpoint.id).copied().unwrap_or_else(|| self.add(endpoint));
             if let Some(mark) = kept.get_mut(slot.0 as usize) {
                 *mark = true;
             }
             let capacity = self.capacity_bytes(endpoint);
+            let held = self.held(slot);
             if let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) {
                 // A late endpoint's figures are those of its last scrape: what is known of others' load stays.
                 if endpoint.state == State::Ready {
                     let scraped = endpoint.load.running.saturating_add(endpoint.load.waiting);
                     known.foreign = scraped.saturating_sub(known.load.in_flight());
+                    known.foreign_waiting = endpoint.load.waiting.saturating_sub(known.load.prefilling());
+                    let used = f64::from(endpoint.load.kv_usage) * endpoint.capacity.0 as f64;
+                    known.foreign_kv = Tokens(used as u64).saturating_sub(held);
                 }
+                known.pool = self.names.intern(&endpoint.pool);
+                known.models = endpoint.models.iter().map(|m| self.names.intern(m)).collect();
+                known.adapters = endpoint.adapters.iter().map(|a| self.names.intern(a)).collect();
                 known.endpoint = endpoint.clone();
+                if let Some(since) = known.counters.counters(endpoint.counters, now) {
+                    self.forgotten += self.index.forget_before(slot, since);
+                }
             }
             self.index.set_capacity(slot, capacity);
         }
@@ -195,6 +228,12 @@ impl View {
             endpoint: endpoint.clone(),
             load: Load::default(),
             foreign: 0,
+            foreign_waiting: 0,
+            foreign_kv: Tokens(0),
+            pool: Name::default(),
+            models: Vec::new(),
+            adapters: Vec::new(),
+            counters: CounterCheck::default(),
             // What its peers show is a better guess than the prior.
             prefill: LogAverage::new(self.prefill.value()),
             meter: PrefillMeter::default(),
@@ -241,6 +280,7 @@ impl View {
                     }
                 }
             }
+            Body::Stored { response, endpoint } => self.stored.add(*response, *endpoint, self.limits.max_stored),
             Body::Table { .. } | Body::RefillWanted => {}
         }
         if at.since(self.last_sweep).0 > 10.0 {
@@ -385,12 +425,21 @@ impl View {
         let mut slots = Vec::new();
         let mut batch = Vec::new();
         let mut size = 0;
+        let request = RequestId { origin, number: 0 };
+        for (response, endpoint) in self.stored.iter().filter(|(_, e)| self.by_id.contains_key(e)) {
+            batch.push(Record { request, at: Millis(0), body: Body::Stored { response, endpoint } });
+            size += STORED_BYTES;
+            if size >= slot_bytes {
+                slots.push(encode_slot(&std::mem::take(&mut batch)));
+                size = 0;
+            }
+        }
         for (i, known) in self.known.iter().enumerate() {
             let Some(known) = known else { continue };
             for (at, boundaries) in self.index.chains(Slot(i as u32)) {
                 size += 40 + boundaries.len() * 10;
                 let body = Body::Warm { endpoint: known.endpoint.id, boundaries };
-                batch.push(Record { request: RequestId { origin, number: 0 }, at, body });
+                batch.push(Record { request, at, body });
                 if size >= slot_bytes {
                     slots.push(encode_slot(&std::mem::take(&mut batch)));
                     size = 0;
@@ -422,14 +471,16 @@ impl View {
     pub fn kv_pressure(&self, slot: Slot, uncached: Tokens) -> KvPressure {
         let Some(known) = self.known(slot) else { return KvPressure::default() };
         let capacity = known.endpoint.capacity.0 as f64;
-        let held =
-            self.index.pinned(slot) as f64 / self.bytes_per_token.value().max(0.1) + known.load.pinned().0 as f64;
+        let held = self.index.pinned(slot) as f64 / self.bytes_per_token.value().max(0.1)
+            + known.load.pinned().0 as f64
+            + known.foreign_kv.0 as f64;
         if capacity <= 0.0 || held <= 0.0 {
             return KvPressure::default();
         }
         let full = (held + uncached.0 as f64 + self.output.value()) / capacity;
         let turn = self.service.value();
         KvPressure {
+            full,
             wait: Seconds(turn * (full - FULL).clamp(0.0, MOST_TURNS)),
             crowding: Seconds(turn * (full - CROWDED).clamp(0.0, FULL - CROWDED)),
         }
@@ -470,10 +521,34 @@ impl View {
         self.known.get(slot.0 as usize)?.as_ref()
     }
 
-    /// The endpoint that Envoy knows as `address` (ip:port); of several ranks, the first.
+    /// The endpoint that Envoy knows as `address` (ip:port), of that rank; if it has no such rank, the first that it has.
     #[must_use]
-    pub fn by_address(&self, address: &str) -> Option<(Slot, &Known)> {
-        self.endpoints().find(|(_, k)| k.endpoint.address == address)
+    pub fn by_address(&self, address: &str, rank: Option<u32>) -> Option<(Slot, &Known)> {
+        let mut there = self.endpoints().filter(|(_, k)| k.endpoint.address == address);
+        let first = there.next()?;
+        if first.1.endpoint.rank == rank {
+            return Some(first);
+        }
+        Some(there.find(|(_, k)| k.endpoint.rank == rank).unwrap_or(first))
+    }
+
+    /// The endpoint that keeps a stored answer, while it is in the table.
+    #[must_use]
+    pub fn stored_at(&self, response: ResponseKey) -> Option<(Slot, &Known)> {
+        let slot = self.by_id.get(&self.stored.get(response)?)?;
+        Some((*slot, self.known(*slot)?))
+    }
+
+    /// The number of a pool, model or adapter that the table names.
+    #[must_use]
+    pub fn name(&self, name: &str) -> Option<Name> {
+        self.names.get(name)
+    }
+
+    /// Time that a request's service takes from its first token on, as learned.
+    #[must_use]
+    pub fn service(&self) -> Seconds {
+        Seconds(self.service.value())
     }
 
     /// The index.
@@ -531,9 +606,39 @@ impl Known {
     pub fn is_choosable(&self) -> bool {
         self.endpoint.state.is_choosable()
     }
+
+    /// Whether it belongs to that pool.
+    #[must_use]
+    pub fn is_in(&self, pool: Name) -> bool {
+        self.pool == pool
+    }
+
+    /// Whether it says that it serves that model or adapter.
+    #[must_use]
+    pub fn serves(&self, model: Name) -> bool {
+        self.models.contains(&model)
+    }
+
+    /// Whether it has that adapter on its GPU, or is about to.
+    #[must_use]
+    pub fn has_loaded(&self, adapter: Name) -> bool {
+        self.adapters.contains(&adapter)
+    }
+
+    /// Requests that wait there: those that others had waiting at the last scrape, and ours whose first token has not
+    /// come, without the one that is being prefilled.
+    #[must_use]
+    pub fn waiting(&self) -> u32 {
+        self.foreign_waiting.saturating_add(self.load.prefilling().saturating_sub(1))
+    }
 }
 
+mod counters;
+mod names;
+mod stored;
 mod truth;
+
+pub use names::Name;
 
 #[cfg(test)]
 mod tests;

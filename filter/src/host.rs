@@ -77,6 +77,11 @@ pub trait Host {
     /// # Errors
     /// [`HostError`] when the host refuses.
     fn add_response_header(&self, name: &str, value: &str) -> Result<(), HostError>;
+    /// Answers the request at once, in the pods' place. Nothing of it goes on then.
+    ///
+    /// # Errors
+    /// [`HostError`] when the host refuses.
+    fn reply(&self, status: u32, headers: &[(&str, &str)], body: &[u8]) -> Result<(), HostError>;
     /// Bytes of the request body at hand.
     fn request_body(&self, start: usize, size: usize) -> Option<Vec<u8>>;
     /// Bytes of the response body at hand.

@@ -6,6 +6,7 @@
 //! more must not be held back; the rest of the body streams through.
 
 use crate::host::{Host, micros};
+use crate::placed::{DESTINATION, Placed, RANK, tell};
 use crate::stats::{Counter, Histogram};
 use crate::worker::Worker;
 use proxy_wasm::traits::{Context, HttpContext};
@@ -15,21 +16,23 @@ use std::rc::Rc;
 use warmpath_core::answer::{Answer, Format};
 use warmpath_core::config::{Mode, Wiring};
 use warmpath_core::journal::Body;
-use warmpath_core::misses::{Answered, Cause, attribute};
-use warmpath_core::request::{ApiKind, LoadOnly, Prompt, Reader};
-use warmpath_core::router::{Decision, Request};
-use warmpath_core::units::{EndpointId, Millis, RequestId, Tokens};
+use warmpath_core::placement::{Priority, Reason};
+use warmpath_core::request::{ApiKind, LoadOnly, Prompt, Reader, stored_response};
+use warmpath_core::router::Request;
+use warmpath_core::units::{ResponseKey, Seconds, Tokens};
 
-/// The header that Envoy's override_host policy reads: `ip:port[,ip:port…]`, in the order of preference.
-pub const DESTINATION: &str = "x-gateway-destination-endpoint";
-/// The property that makes filter state `wasm.warmpath.endpoint`.
-const FILTER_STATE: &str = "warmpath.endpoint";
+/// What a client is told that gets 429, in the form of both OpenAI's and Anthropic's errors.
+const SHED: &[u8] = br#"{"type":"error","error":{"type":"rate_limit_error","message":"all model servers are busy","param":null,"code":429}}"#;
+/// Longest time, in seconds, that a client is asked to wait before it tries again.
+const LONGEST_RETRY_AFTER: f64 = 60.0;
 
 /// One request.
 pub struct Http {
     host: Rc<dyn Host>,
     worker: Rc<RefCell<Worker>>,
     stage: Stage,
+    api: ApiKind,
+    priority: Priority,
     read_us: u64,
     /// Bytes of the body at hand that were read already, while chunks pile up.
     consumed: usize,
@@ -44,38 +47,31 @@ enum Stage {
     Decided(Box<Placed>),
 }
 
-/// A request that was decided.
-struct Placed {
-    id: RequestId,
-    /// Goes on reading for an extension.
-    reader: Option<Box<Reader>>,
-    prompt: Prompt,
-    decision: Decision,
-    steered: bool,
-    sent_at: Millis,
-    /// Where the journal says that it is.
-    routed: Option<EndpointId>,
-    /// Tokens believed cached there.
-    matched: Tokens,
-    answer: Option<Answer>,
-    answered: bool,
-    done: bool,
-}
-
 impl Http {
     /// A request of this worker.
     #[must_use]
     pub fn new(host: Rc<dyn Host>, worker: Rc<RefCell<Worker>>) -> Self {
-        Self { host, worker, stage: Stage::Pass, read_us: 0, consumed: 0 }
+        Self {
+            host,
+            worker,
+            stage: Stage::Pass,
+            api: ApiKind::Other,
+            priority: Priority::default(),
+            read_us: 0,
+            consumed: 0,
+        }
     }
 
     fn headers(&mut self, end: bool) -> Action {
-        let Ok(mut worker) = self.worker.try_borrow_mut() else { return Action::Continue };
-        // Whatever the mode: a client must not choose its own pod.
-        if self.host.request_header(DESTINATION).is_some() {
-            worker.stats.add(Counter::ClientHeaderStripped, 1);
-            if self.host.set_request_header(DESTINATION, None).is_err() {
-                worker.stats.add(Counter::HostErrors, 1);
+        let shared = Rc::clone(&self.worker);
+        let Ok(mut worker) = shared.try_borrow_mut() else { return Action::Continue };
+        // Whatever the mode: a client must not choose its own pod or cache.
+        for name in [DESTINATION, RANK] {
+            if self.host.request_header(name).is_some() {
+                worker.stats.add(Counter::ClientHeaderStripped, 1);
+                if self.host.set_request_header(name, None).is_err() {
+                    worker.stats.add(Counter::HostErrors, 1);
+                }
             }
         }
         if worker.config.mode == Mode::Off {
@@ -85,6 +81,16 @@ impl Http {
         let path = self.host.request_header(":path").unwrap_or_default();
         let Some(api) = ApiKind::of(&method, &path, &worker.config.path_prefix) else { return Action::Continue };
         worker.stats.request(api);
+        self.api = api;
+        let by = &worker.config.saturation.priority_header;
+        if !by.is_empty() {
+            let priority = self.host.request_header(by).and_then(|p| p.trim().parse().ok());
+            self.priority = Priority(priority.unwrap_or(0));
+        }
+        if api == ApiKind::Stored {
+            let response = stored_response(&path, &worker.config.path_prefix);
+            return self.place(&mut worker, Err(LoadOnly::Stateful), response, None);
+        }
         let why = if end {
             Some(LoadOnly::Empty)
         } else if api == ApiKind::Other {
@@ -96,9 +102,7 @@ impl Http {
             None
         };
         if let Some(why) = why {
-            let placed = place(&*self.host, &mut worker, Err(why), None);
-            self.stage = Stage::Decided(Box::new(placed));
-            return Action::Continue;
+            return self.place(&mut worker, Err(why), None, None);
         }
         self.stage = Stage::Reading(Box::new(Reader::new(api)));
         match worker.config.wiring {
@@ -145,21 +149,77 @@ impl Http {
                 return Action::Pause;
             }
         }
-        self.decide(&mut worker, end);
-        Action::Continue
+        self.decide(&mut worker, end)
     }
 
-    fn decide(&mut self, worker: &mut Worker, end: bool) {
-        let Stage::Reading(reader) = std::mem::replace(&mut self.stage, Stage::Pass) else { return };
+    fn decide(&mut self, worker: &mut Worker, end: bool) -> Action {
+        let Stage::Reading(reader) = std::mem::replace(&mut self.stage, Stage::Pass) else { return Action::Continue };
         let mut reader = reader;
         let complete = end || reader.is_complete();
         let read = if complete { reader.finish() } else { Err(LoadOnly::TooLarge) };
         worker.stats.record(Histogram::ReadTime, self.read_us);
-        let mut placed = place(&*self.host, worker, read, reader.model());
-        if !complete {
+        let action = self.place(worker, read, reader.previous(), reader.model());
+        if let Stage::Decided(placed) = &mut self.stage
+            && !complete
+        {
             placed.reader = Some(reader);
         }
+        action
+    }
+
+    /// Decides and carries it out. `stored`: the stored answer that the request is about.
+    fn place(
+        &mut self,
+        worker: &mut Worker,
+        read: Result<Prompt, LoadOnly>,
+        stored: Option<ResponseKey>,
+        model: Option<&str>,
+    ) -> Action {
+        let id = worker.new_request();
+        let request = match (&read, stored) {
+            (Ok(prompt), _) => Request::Prompt(prompt),
+            (Err(_), Some(response)) => Request::Stored { response, model },
+            (Err(_), None) => Request::Load { model },
+        };
+        let decision = worker.decide(request, self.priority);
+        if let Err(why) = read
+            && decision.reason != Reason::Pinned
+        {
+            worker.stats.load_only(why);
+        }
+        let steers = worker.steers(id);
+        if decision.reason == Reason::Shed && steers {
+            let after = retry_after(decision.choices.first().map_or(Seconds(0.0), |c| c.predicted));
+            let headers = [("content-type", "application/json"), ("retry-after", after.as_str())];
+            match self.host.reply(429, &headers, SHED) {
+                Ok(()) => {
+                    worker.stats.add(Counter::Refused, 1);
+                    return Action::Pause;
+                }
+                Err(_) => worker.stats.add(Counter::HostErrors, 1),
+            }
+        }
+        let mut placed = Placed {
+            id,
+            api: self.api,
+            reader: None,
+            prompt: read.unwrap_or_default(),
+            decision,
+            steered: false,
+            sent_at: self.host.now(),
+            routed: None,
+            matched: Tokens(0),
+            answer: None,
+            answered: false,
+            done: false,
+        };
+        if steers {
+            placed.steer(&*self.host, worker);
+        } else if !placed.decision.choices.is_empty() {
+            worker.stats.add(Counter::Watched, 1);
+        }
         self.stage = Stage::Decided(Box::new(placed));
+        Action::Continue
     }
 
     /// The prompt goes on after the decision: its later boundaries are worth knowing for the next request.
@@ -245,170 +305,9 @@ impl Http {
     }
 }
 
-/// Decides and carries it out.
-fn place(host: &dyn Host, worker: &mut Worker, read: Result<Prompt, LoadOnly>, model: Option<&str>) -> Placed {
-    let id = worker.new_request();
-    let decision = match &read {
-        Ok(prompt) => worker.decide(Request::Prompt(prompt)),
-        Err(why) => {
-            worker.stats.load_only(*why);
-            worker.decide(Request::Load { model })
-        }
-    };
-    let mut placed = Placed {
-        id,
-        reader: None,
-        prompt: read.unwrap_or_default(),
-        decision,
-        steered: false,
-        sent_at: host.now(),
-        routed: None,
-        matched: Tokens(0),
-        answer: None,
-        answered: false,
-        done: false,
-    };
-    let Some(first) = placed.decision.choices.first() else { return placed };
-    if !worker.steers(id) {
-        worker.stats.add(Counter::Watched, 1);
-        return placed;
-    }
-    let mut destinations = String::new();
-    for choice in &placed.decision.choices {
-        // Ranks of one pod share an address.
-        if !destinations.split(',').any(|d| d == choice.address) {
-            if !destinations.is_empty() {
-                destinations.push(',');
-            }
-            destinations.push_str(&choice.address);
-        }
-    }
-    let named = match worker.config.wiring {
-        Wiring::Streaming => host.set_request_header(DESTINATION, Some(&destinations)),
-        Wiring::Buffered => host.set_property(&[FILTER_STATE], destinations.as_bytes()),
-    };
-    if named.is_err() {
-        // Envoy's own policy decides; the response headers will tell where it went.
-        worker.stats.add(Counter::HostErrors, 1);
-        return placed;
-    }
-    worker.stats.add(Counter::Steered, 1);
-    placed.steered = true;
-    let (endpoint, matched) = (first.id, first.matched);
-    placed.route(worker, endpoint, matched);
-    placed
-}
-
-impl Placed {
-    fn route(&mut self, worker: &mut Worker, endpoint: EndpointId, matched: Tokens) {
-        let mut bodies = Vec::with_capacity(2);
-        if self.routed.is_some() {
-            bodies.push(Body::Void);
-        }
-        bodies.push(Body::Route {
-            endpoint,
-            bytes: self.prompt.bytes,
-            stream: self.prompt.stream,
-            boundaries: self.prompt.boundaries.clone(),
-        });
-        self.routed = Some(endpoint);
-        self.matched = matched;
-        worker.journal(self.id, bodies);
-    }
-
-    /// What really happened counts: Envoy may have retried, skipped a named endpoint, or chosen by itself.
-    fn locate(&mut self, worker: &mut Worker, address: &str) {
-        let Some((endpoint, matched)) = worker.at_address(address, &self.prompt.boundaries) else {
-            if self.routed.is_some() {
-                worker.stats.add(Counter::Rerouted, 1);
-                self.void(worker);
-            }
-            return;
-        };
-        // Ranks of one pod share an address: the one that was named is as good as the first.
-        let named = self.decision.choices.iter().find(|c| Some(c.id) == self.routed);
-        if named.is_none_or(|c| c.address != address) {
-            if self.routed.is_some() {
-                worker.stats.add(Counter::Rerouted, 1);
-            } else if let Some(choice) = self.decision.choices.first() {
-                worker.stats.add(Counter::ShadowWonTokens, choice.matched.saturating_sub(matched).0);
-            }
-            self.route(worker, endpoint, matched);
-        }
-        worker.stats.add(Counter::PromptTokens, self.decision.prompt.0);
-        worker.stats.add(Counter::PredictedHitTokens, self.matched.0);
-    }
-
-    fn first_token(&mut self, host: &dyn Host, worker: &mut Worker) {
-        let ttft = host.now().since(self.sent_at);
-        let warm = self.matched.0 * 2 >= self.decision.prompt.0 && self.matched.0 > 0;
-        let histogram = if warm { Histogram::TtftWarm } else { Histogram::TtftCold };
-        worker.stats.record(histogram, (ttft.0 * 1000.0) as u64);
-        if self.routed.is_some() && !self.done {
-            worker.journal(self.id, vec![Body::FirstToken { ttft }]);
-        }
-    }
-
-    fn void(&mut self, worker: &mut Worker) {
-        if self.routed.take().is_some() && !self.done {
-            worker.journal(self.id, vec![Body::Void]);
-        }
-        self.done = true;
-    }
-
-    fn finish(&mut self, worker: &mut Worker) {
-        if self.done {
-            return;
-        }
-        if !self.answered {
-            worker.stats.add(Counter::Unanswered, 1);
-            self.void(worker);
-            return;
-        }
-        let usage = self.answer.as_ref().map(Answer::usage).unwrap_or_default();
-        if let (Some(prompt), Some(cached)) = (usage.prompt, usage.cached) {
-            worker.stats.add(Counter::TruePromptTokens, prompt.0);
-            worker.stats.add(Counter::TrueHitTokens, cached.0);
-            let (misses, unexpected) = attribute(&Answered {
-                prompt,
-                cached,
-                estimated: self.decision.prompt,
-                most: self.decision.most,
-                matched: self.matched,
-                salted: self.prompt.salted,
-                read: !self.prompt.boundaries.is_empty(),
-            });
-            for (cause, tokens) in Cause::ALL.into_iter().zip(misses) {
-                worker.stats.missed(cause, tokens);
-            }
-            worker.stats.add(Counter::UnexpectedHitTokens, unexpected.0);
-        }
-        if self.routed.is_some() {
-            let body = Body::Done { prompt: usage.prompt, cached: usage.cached, output: usage.output };
-            worker.journal(self.id, vec![body]);
-        }
-        self.done = true;
-    }
-}
-
-/// Response headers for people who look.
-fn tell(host: &dyn Host, placed: &Placed, address: Option<&str>) {
-    let choice = placed.decision.choices.first();
-    let named = choice.map_or("-", |c| c.address.as_str());
-    let matched = choice.map_or(0, |c| c.matched.0);
-    let predicted = choice.map_or(0.0, |c| c.predicted.0 * 1000.0);
-    for (name, value) in [
-        ("x-warmpath-endpoint", address.unwrap_or("-").to_owned()),
-        ("x-warmpath-choice", named.to_owned()),
-        ("x-warmpath-steered", placed.steered.to_string()),
-        ("x-warmpath-reason", placed.decision.reason.name().to_owned()),
-        ("x-warmpath-matched-tokens", matched.to_string()),
-        ("x-warmpath-prompt-tokens", placed.decision.prompt.0.to_string()),
-        ("x-warmpath-predicted-ttft-ms", format!("{predicted:.1}")),
-    ] {
-        // Only for show: nothing depends on it.
-        let _ = host.add_response_header(name, &value);
-    }
+/// The value of `Retry-After` where the best endpoint would answer in that time.
+fn retry_after(predicted: Seconds) -> String {
+    (predicted.0.ceil().clamp(1.0, LONGEST_RETRY_AFTER) as u64).to_string()
 }
 
 impl Context for Http {}

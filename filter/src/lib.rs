@@ -27,6 +27,7 @@
 pub mod feed;
 pub mod host;
 pub mod http;
+pub mod placed;
 pub mod root;
 pub mod stats;
 pub mod worker;

@@ -35,6 +35,8 @@ metrics! {
     Counter:
     /// Requests whose destination was named to Envoy.
     Steered = "warmpath_steered",
+    /// Requests answered with 429 because all endpoints were saturated.
+    Refused = "warmpath_refused",
     /// Requests decided but left to Envoy (`shadow`, or outside `steer_percent`).
     Watched = "warmpath_watched",
     /// Prompt tokens of matched requests, estimated from their bytes.

@@ -3,7 +3,7 @@
 use crate::feed::proto;
 use crate::host::Host;
 use crate::host::fake::{Fake, Process};
-use crate::http::DESTINATION;
+use crate::placed::DESTINATION;
 use crate::root::Root;
 use prost::Message;
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
@@ -11,6 +11,8 @@ use proxy_wasm::types::Action;
 use std::rc::Rc;
 use warmpath_core::table::{Endpoint, Table};
 use warmpath_core::units::{EndpointId, Millis};
+
+mod decide_by;
 
 /// A VM with a configured plugin.
 struct Vm {
@@ -38,17 +40,22 @@ impl Vm {
     }
 
     fn table(&mut self, version: u64, endpoints: u64) {
-        let endpoints = (1..=endpoints)
-            .map(|n| Endpoint { id: EndpointId(n), address: format!("10.0.0.{n}:80"), ..Endpoint::default() })
-            .collect();
+        self.table_of(version, (1..=endpoints).map(endpoint).collect());
+    }
+
+    fn table_of(&mut self, version: u64, endpoints: Vec<Endpoint>) {
         let table = Table { version, written_at: Millis(0), endpoints }.encode();
         self.down(proto::down::Kind::Table(proto::Table { table }));
     }
 
     /// A request's headers.
     fn begin(&mut self, path: &str, end: bool) -> (Box<dyn HttpContext>, Action) {
+        self.begin_with("POST", path, end)
+    }
+
+    fn begin_with(&mut self, method: &str, path: &str, end: bool) -> (Box<dyn HttpContext>, Action) {
         let mut headers = self.host.headers.borrow_mut();
-        headers.insert(":method".into(), "POST".into());
+        headers.insert(":method".into(), method.into());
         headers.insert(":path".into(), path.into());
         drop(headers);
         self.host.properties.borrow_mut().clear();
@@ -88,6 +95,10 @@ impl Vm {
         assert_eq!(http.on_http_response_body(answer.len(), true), Action::Continue);
         http.on_log();
     }
+}
+
+fn endpoint(n: u64) -> Endpoint {
+    Endpoint { id: EndpointId(n), address: format!("10.0.0.{n}:80"), ..Endpoint::default() }
 }
 
 fn chat(text: &str) -> Vec<u8> {

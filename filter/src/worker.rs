@@ -8,6 +8,7 @@ use crate::stats::{Counter, Gauge, Histogram, Stats};
 use std::rc::Rc;
 use warmpath_core::config::{Config, Mode};
 use warmpath_core::journal::{ABSENT, Body, Caught, Record, Ring, Store, decode_slot, encode_slot};
+use warmpath_core::placement::Priority;
 use warmpath_core::prefix::{Boundary, FINGERPRINT};
 use warmpath_core::request::{ApiKind, Prompt, Reader};
 use warmpath_core::router::{Decision, Request, Router};
@@ -113,12 +114,12 @@ impl Worker {
         self.ring = Some(ring);
     }
 
-    /// Decides where a request goes. `read`: what was read of its prompt.
-    pub fn decide(&mut self, request: Request<'_>) -> Decision {
+    /// Decides where a request goes.
+    pub fn decide(&mut self, request: Request<'_>, priority: Priority) -> Decision {
         let before = self.host.nanos();
         let now = Millis(micros(micros(before)));
         self.catch_up(now, self.config.limits.fold_slots);
-        let decision = self.router.decide(&self.config, &self.view, request, now);
+        let decision = self.router.decide(&self.config, &self.view, request, priority, now);
         self.stats.decision(decision.pool, decision.reason);
         self.stats.record(Histogram::DecideTime, micros(self.host.nanos().saturating_sub(before)));
         decision
@@ -138,10 +139,15 @@ impl Worker {
         self.append(&records, at);
     }
 
-    /// The endpoint behind an address of Envoy's, and how much of a prompt it holds.
+    /// The endpoint behind an address of Envoy's and a data-parallel rank, and how much of a prompt it holds.
     #[must_use]
-    pub fn at_address(&self, address: &str, boundaries: &[Boundary]) -> Option<(EndpointId, Tokens)> {
-        let (slot, known) = self.view.by_address(address)?;
+    pub fn at_address(
+        &self,
+        address: &str,
+        rank: Option<u32>,
+        boundaries: &[Boundary],
+    ) -> Option<(EndpointId, Tokens)> {
+        let (slot, known) = self.view.by_address(address, rank)?;
         Some((known.endpoint.id, self.view.tokens(self.view.index().matched(slot, boundaries))))
     }
 
@@ -314,6 +320,6 @@ impl Worker {
         for record in decode_slot(&encode_slot(&[Record { request, at: now, body }])).unwrap_or_default() {
             view.fold(&record, now);
         }
-        self.router.decide(&self.config, &view, Request::Prompt(&prompt), now);
+        self.router.decide(&self.config, &view, Request::Prompt(&prompt), Priority::default(), now);
     }
 }

@@ -6,8 +6,8 @@ use crate::pods::{Cache, Report};
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::watch;
-use warmpath_core::table::{Endpoint, State, Table};
-use warmpath_core::units::Millis;
+use warmpath_core::table::{Endpoint, PrefixCounters, State, Table};
+use warmpath_core::units::{Millis, Tokens};
 
 /// A pod as discovery and its task know it.
 #[derive(Clone, Debug)]
@@ -65,6 +65,7 @@ pub fn endpoints(pod: &Pod) -> Vec<Endpoint> {
     let found = &pod.found;
     let report = pod.report.as_ref();
     let models = report.and_then(|r| r.models.as_ref()).unwrap_or(&found.models);
+    let adapters = report.map_or_else(Vec::new, |r| r.adapters.clone());
     let row = |cache: &Cache, state: State| Endpoint {
         id: cache.id,
         address: found.address.clone(),
@@ -75,6 +76,8 @@ pub fn endpoints(pod: &Pod) -> Vec<Endpoint> {
         block_size: cache.block_size,
         capacity: cache.capacity,
         load: cache.load,
+        adapters: adapters.clone(),
+        counters: PrefixCounters { queries: Tokens(cache.queries as u64), hits: Tokens(cache.hits as u64) },
     };
     match report {
         Some(report) if !report.caches.is_empty() => {

@@ -5,7 +5,7 @@
 
 use crate::codec::{Reader, Truncated, Writer};
 use crate::prefix::Boundary;
-use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, Seconds, Tokens};
+use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, ResponseKey, Seconds, Tokens};
 
 const FORMAT: u8 = 1;
 
@@ -71,6 +71,13 @@ pub enum Body {
     },
     /// A VM lost track and asks for all that is known.
     RefillWanted,
+    /// An endpoint keeps a stored answer, and is the only one that can go on from it.
+    Stored {
+        /// Which answer.
+        response: ResponseKey,
+        /// Who.
+        endpoint: EndpointId,
+    },
 }
 
 /// Why a slot could not be read.
@@ -140,6 +147,10 @@ impl Record {
                 write_boundaries(&mut w, boundaries);
             }
             Body::Table { version } => w.u64(*version),
+            Body::Stored { response, endpoint } => {
+                w.u64(response.0);
+                w.u64(endpoint.0);
+            }
         }
         w.finish()
     }
@@ -165,6 +176,7 @@ impl Record {
             6 => Body::Warm { endpoint: EndpointId(r.u64()?), boundaries: read_boundaries(&mut r)? },
             7 => Body::Table { version: r.u64()? },
             8 => Body::RefillWanted,
+            9 => Body::Stored { response: ResponseKey(r.u64()?), endpoint: EndpointId(r.u64()?) },
             _ => return Ok(None),
         };
         Ok(Some(Self { request, at, body }))
@@ -182,6 +194,7 @@ impl Body {
             Self::Warm { .. } => 6,
             Self::Table { .. } => 7,
             Self::RefillWanted => 8,
+            Self::Stored { .. } => 9,
         }
     }
 }
@@ -241,6 +254,8 @@ pub(crate) mod tests {
             (any::<u64>(), boundaries()).prop_map(|(e, b)| Body::Warm { endpoint: EndpointId(e), boundaries: b }),
             any::<u64>().prop_map(|version| Body::Table { version }),
             Just(Body::RefillWanted),
+            (any::<u64>(), any::<u64>())
+                .prop_map(|(r, e)| Body::Stored { response: ResponseKey(r), endpoint: EndpointId(e) }),
         ]
     }
 

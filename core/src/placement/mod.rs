@@ -1,8 +1,10 @@
 //! Placement: which endpoint answers soonest, and why. One file a policy, each behind [`Policy`].
 
 mod predicted_ttft;
+mod saturation;
 
 pub use predicted_ttft::{PredictedTtft, Weights};
+pub use saturation::{Limits, Outcome, Priority, Saturation, WhenSaturated};
 
 use crate::index::Slot;
 use crate::units::{EndpointId, Seconds, Tokens};
@@ -36,6 +38,10 @@ pub struct Candidate {
     pub in_flight: u32,
     /// Requests there that this gateway knows nothing of.
     pub foreign: u32,
+    /// Requests that wait there for their turn.
+    pub waiting: u32,
+    /// The request's LoRA adapter is on other GPUs, and would have to be loaded here first.
+    pub loads_adapter: bool,
     /// How long a cached prompt lives there; `None` while its cache is not full.
     pub turnover: Option<Seconds>,
     /// Share of its cache that is empty, 0 to 1.
@@ -58,13 +64,18 @@ pub enum Reason {
     Cold,
     /// The prompt could not be matched.
     LoadOnly,
+    /// It goes on from a stored answer, which is there and nowhere else.
+    Pinned,
+    /// All endpoints are saturated, and the configuration refuses such requests.
+    Shed,
     /// No endpoint to choose: Envoy's own policy decides.
     Fallback,
 }
 
 impl Reason {
     /// All reasons, for counters.
-    pub const ALL: [Self; 6] = [Self::Warm, Self::Spill, Self::Spread, Self::Cold, Self::LoadOnly, Self::Fallback];
+    pub const ALL: [Self; 8] =
+        [Self::Warm, Self::Spill, Self::Spread, Self::Cold, Self::LoadOnly, Self::Pinned, Self::Shed, Self::Fallback];
 
     /// The name in stats and logs.
     #[must_use]
@@ -75,6 +86,8 @@ impl Reason {
             Self::Spread => "spread",
             Self::Cold => "cold",
             Self::LoadOnly => "load_only",
+            Self::Pinned => "pinned",
+            Self::Shed => "shed",
             Self::Fallback => "fallback",
         }
     }

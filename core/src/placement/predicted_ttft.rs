@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ttft(e) = overhead(e) + max(backlog(e), kv_wait(e), lateness(e)) + uncached(e) / prefill_rate(e)
-//!         + foreign(e) x foreign_penalty
+//!         + foreign(e) x foreign_penalty + (adapter_load, if the adapter is elsewhere)
 //! cost(e) = ttft(e) + uncached(e) / prefill_rate(e) x reuse x min(1, eviction_horizon / turnover(e)) + crowding(e)
 //! ```
 //!
@@ -30,6 +30,8 @@ use std::cmp::Reverse;
 pub struct Weights {
     /// What each request that is not ours adds.
     pub foreign_penalty: Seconds,
+    /// What loading a LoRA adapter takes, where others have it loaded.
+    pub adapter_load: Seconds,
     /// An entry that lives at least this long after its last use is worth nothing to keep.
     pub eviction_horizon: Seconds,
     /// The warmest is left when it costs more than the cheapest by this factor …
@@ -44,6 +46,7 @@ impl Default for Weights {
     fn default() -> Self {
         Self {
             foreign_penalty: Seconds(0.05),
+            adapter_load: Seconds(0.5),
             eviction_horizon: Seconds(60.0),
             spill_ratio: 1.3,
             spill_margin: Seconds(0.25),
@@ -70,7 +73,8 @@ impl PredictedTtft {
         let predicted = c.overhead.0
             + c.backlog.0.max(c.kv.wait.0).max(c.lateness.0)
             + prefill
-            + f64::from(c.foreign) * w.foreign_penalty.0;
+            + f64::from(c.foreign) * w.foreign_penalty.0
+            + if c.loads_adapter { w.adapter_load.0 } else { 0.0 };
         let evicts = c.turnover.map_or(0.0, |t| (w.eviction_horizon.0 / t.0.max(0.001)).min(1.0)) * c.reuse;
         let spared = warmest.filter(|w| relieves(c, w)).map_or(0.0, |w| seconds(w.matched.saturating_sub(c.matched)));
         let cost = Seconds(predicted + prefill * evicts + c.kv.crowding.0 - spared);
@@ -160,6 +164,8 @@ mod tests {
             prefill_rate: 10_000.0,
             in_flight: 0,
             foreign: 0,
+            waiting: 0,
+            loads_adapter: false,
             turnover: None,
             room: 1.0,
             reuse: 1.0,
@@ -226,6 +232,15 @@ mod tests {
         slow.prefill_rate = 1000.0;
         for novelty in 0..20 {
             assert_eq!(choose(&[slow, candidate(1, 0, 0.5)], novelty).1[0], 1);
+        }
+    }
+
+    #[test]
+    fn an_adapter_that_is_loaded_elsewhere_is_not_loaded_once_more_for_little() {
+        let without = Candidate { loads_adapter: true, ..candidate(0, 0, 0.0) };
+        for novelty in 0..20 {
+            assert_eq!(choose(&[without, candidate(1, 0, 0.4)], novelty).1, [1, 0]);
+            assert_eq!(choose(&[without, candidate(1, 0, 1.2)], novelty).1, [0, 1]);
         }
     }
 

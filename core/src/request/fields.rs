@@ -1,6 +1,7 @@
 //! Which API a path is, and what each top-level member of its body means.
 
 use super::LoadOnly;
+use crate::units::ResponseKey;
 
 /// An API that vLLM serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +14,8 @@ pub enum ApiKind {
     Responses,
     /// `/v1/messages` (Anthropic)
     Messages,
+    /// `/v1/responses/{id}` and `/v1/responses/{id}/cancel`: about a stored answer, which is at one pod only.
+    Stored,
     /// Served by the same pods, but without a prefix to match: placed by load alone.
     Other,
 }
@@ -35,18 +38,21 @@ const OTHER: [&str; 12] = [
 
 impl ApiKind {
     /// All kinds, for counters.
-    pub const ALL: [Self; 5] = [Self::Chat, Self::Completions, Self::Responses, Self::Messages, Self::Other];
+    pub const ALL: [Self; 6] =
+        [Self::Chat, Self::Completions, Self::Responses, Self::Messages, Self::Stored, Self::Other];
 
     /// The API of a request, or `None` for one that is none of ours: it passes untouched. `prefix` is what the
     /// gateway's route puts before vLLM's paths (usually nothing).
     #[must_use]
     pub fn of(method: &str, path: &str, prefix: &str) -> Option<Self> {
+        if let Some((_, action)) = stored(path, prefix) {
+            let is_ours = matches!((method, action), ("GET" | "DELETE", "") | ("POST", "cancel"));
+            return is_ours.then_some(Self::Stored);
+        }
         if method != "POST" {
             return None;
         }
-        let path = path.split(['?', '#']).next().unwrap_or_default();
-        let path = path.strip_prefix(prefix)?;
-        match path.strip_suffix('/').unwrap_or(path) {
+        match of_vllm(path, prefix)? {
             "/v1/chat/completions" => Some(Self::Chat),
             "/v1/completions" => Some(Self::Completions),
             "/v1/responses" => Some(Self::Responses),
@@ -63,6 +69,7 @@ impl ApiKind {
             Self::Completions => "completions",
             Self::Responses => "responses",
             Self::Messages => "messages",
+            Self::Stored => "stored",
             Self::Other => "other",
         }
     }
@@ -75,8 +82,28 @@ impl ApiKind {
             Self::Responses => 3,
             Self::Messages => 4,
             Self::Other => 5,
+            Self::Stored => 6,
         }
     }
+}
+
+/// A path as vLLM knows it.
+fn of_vllm<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let path = path.strip_prefix(prefix)?;
+    Some(path.strip_suffix('/').unwrap_or(path))
+}
+
+/// The id of a stored answer, and what is to be done with it.
+fn stored<'a>(path: &'a str, prefix: &str) -> Option<(&'a str, &'a str)> {
+    let rest = of_vllm(path, prefix)?.strip_prefix("/v1/responses/")?;
+    Some(rest.split_once('/').unwrap_or((rest, "")))
+}
+
+/// The stored answer that a path of [`ApiKind::Stored`] names.
+#[must_use]
+pub fn stored_response(path: &str, prefix: &str) -> Option<ResponseKey> {
+    stored(path, prefix).map(|(id, _)| ResponseKey::of(id.as_bytes()))
 }
 
 /// What a top-level member is to the reader.
@@ -96,6 +123,8 @@ pub(super) enum Member {
     MaxTokens,
     /// A value other than null makes the request unreadable for that reason.
     Bars(LoadOnly),
+    /// `previous_response_id`: bars the request as [`LoadOnly::Stateful`], and says where its state is.
+    Previous,
     /// Does not reach the prompt.
     Ignored,
 }
@@ -116,9 +145,8 @@ impl Member {
             (ApiKind::Completions, b"prompt") => Self::Context,
             (ApiKind::Responses, b"input") => Self::Context,
             (ApiKind::Messages, b"system") | (ApiKind::Responses, b"instructions") => Self::System,
-            (ApiKind::Responses, b"previous_response_id" | b"conversation" | b"prompt") => {
-                Self::Bars(LoadOnly::Stateful)
-            }
+            (ApiKind::Responses, b"previous_response_id") => Self::Previous,
+            (ApiKind::Responses, b"conversation" | b"prompt") => Self::Bars(LoadOnly::Stateful),
             // Given as vectors: nothing to compare.
             (ApiKind::Completions, b"prompt_embeds") => Self::Bars(LoadOnly::UnknownShape),
             (ApiKind::Chat | ApiKind::Responses | ApiKind::Messages, b"tools") => identity(1, true),
@@ -141,7 +169,7 @@ impl Member {
             Self::System => 1 << 17,
             Self::Model => 1 << 18,
             Self::Identity { number, .. } => 1 << (number & 15),
-            Self::Stream | Self::MaxTokens | Self::Bars(_) | Self::Ignored => 0,
+            Self::Stream | Self::MaxTokens | Self::Bars(_) | Self::Previous | Self::Ignored => 0,
         }
     }
 }

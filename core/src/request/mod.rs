@@ -9,7 +9,7 @@ mod canonical;
 mod fields;
 mod reader;
 
-pub use fields::ApiKind;
+pub use fields::{ApiKind, stored_response};
 pub use reader::Reader;
 
 use crate::prefix::Boundary;

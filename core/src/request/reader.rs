@@ -5,7 +5,7 @@ use super::fields::{ApiKind, Member, SALT};
 use super::{LoadOnly, Prompt};
 use crate::json::{Container, JsonError, Scanner, Sink};
 use crate::prefix::PrefixHasher;
-use crate::units::mix;
+use crate::units::{ResponseKey, mix};
 
 /// Longest model name that is kept. Longer ones cannot name a pool.
 const MODEL_LIMIT: usize = 512;
@@ -46,6 +46,12 @@ impl Reader {
     #[must_use]
     pub fn model(&self) -> Option<&str> {
         self.body.model.as_deref()
+    }
+
+    /// The stored answer that the request goes on from. Known when the body is complete: `model` may come after it.
+    #[must_use]
+    pub fn previous(&self) -> Option<ResponseKey> {
+        self.body.previous
     }
 
     /// The body is over.
@@ -103,6 +109,8 @@ struct Body {
     scalar: Vec<u8>,
     model: Option<String>,
     model_bytes: Vec<u8>,
+    previous_bytes: Vec<u8>,
+    previous: Option<ResponseKey>,
     stream: bool,
     max_tokens: Option<u32>,
 }
@@ -130,6 +138,8 @@ impl Body {
             scalar: Vec::new(),
             model: None,
             model_bytes: Vec::new(),
+            previous_bytes: Vec::new(),
+            previous: None,
             stream: false,
             max_tokens: None,
         }
@@ -182,6 +192,7 @@ impl Body {
                 self.system.present = true;
             }
             (Member::Model, 1) if !string => self.bar(LoadOnly::UnknownShape),
+            (Member::Previous, 1) if !string => self.bar(LoadOnly::UnknownShape),
             (Member::Bars(why), 1) if string || container.is_some() => self.bar(why),
             _ => {}
         }
@@ -218,6 +229,7 @@ impl Body {
             Member::Context | Member::System if !null => self.bar(LoadOnly::UnknownShape),
             Member::Model if !null => self.bar(LoadOnly::UnknownShape),
             Member::Bars(why) if !null => self.bar(why),
+            Member::Previous if !null => self.bar(LoadOnly::UnknownShape),
             _ => {}
         }
     }
@@ -225,6 +237,9 @@ impl Body {
     fn prompt(&mut self) -> Result<Prompt, LoadOnly> {
         if let Some(why) = self.barred {
             return Err(why);
+        }
+        if self.previous.is_some() {
+            return Err(LoadOnly::Stateful);
         }
         if !self.context.present || self.context.hasher.is_empty() {
             return Err(if self.api == ApiKind::Other { LoadOnly::NoPrefix } else { LoadOnly::NoPrompt });
@@ -339,6 +354,10 @@ impl Sink for Body {
                 let room = MODEL_LIMIT.saturating_sub(self.model_bytes.len());
                 self.model_bytes.extend(piece.iter().take(room));
             }
+            Member::Previous if !key => {
+                let room = ResponseKey::LONGEST.saturating_sub(self.previous_bytes.len());
+                self.previous_bytes.extend(piece.iter().take(room));
+            }
             // Between members: the key of the next one.
             _ if key => {
                 let room = 64_usize.saturating_sub(self.key.len());
@@ -360,6 +379,9 @@ impl Sink for Body {
         if !key {
             if self.member == Member::Model && depth == 1 {
                 self.model = String::from_utf8(self.model_bytes.clone()).ok();
+            } else if self.member == Member::Previous && depth == 1 {
+                self.previous = Some(ResponseKey::of(&self.previous_bytes));
+                self.previous_bytes.clear();
             }
             self.end_value(depth);
         }

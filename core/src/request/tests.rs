@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::prefix::Boundary;
+use crate::units::ResponseKey;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -236,10 +237,27 @@ fn what_cannot_be_read_says_why() {
 }
 
 #[test]
+fn the_stored_answer_that_a_request_goes_on_from_is_known() {
+    let body = br#"{"previous_response_id": "resp_\u0031", "input": "x", "model": "m"}"#;
+    for chunk in [1, 1000] {
+        let mut reader = Reader::new(ApiKind::Responses);
+        body.chunks(chunk).for_each(|c| reader.feed(c));
+        assert_eq!(reader.finish(), Err(LoadOnly::Stateful));
+        assert_eq!((reader.previous(), reader.model()), (Some(ResponseKey::of(b"resp_1")), Some("m")));
+    }
+}
+
+#[test]
 fn paths_are_known_by_method_and_path() {
     assert_eq!(ApiKind::of("POST", "/v1/chat/completions?x=1", ""), Some(ApiKind::Chat));
     assert_eq!(ApiKind::of("POST", "/team/v1/messages/", "/team"), Some(ApiKind::Messages));
     assert_eq!(ApiKind::of("POST", "/v1/embeddings", ""), Some(ApiKind::Other));
+    for (method, path) in [("GET", "/v1/responses/resp_1?stream=true"), ("POST", "/v1/responses/resp_1/cancel")] {
+        assert_eq!(ApiKind::of(method, path, ""), Some(ApiKind::Stored));
+        assert_eq!(stored_response(path, ""), Some(ResponseKey::of(b"resp_1")));
+    }
+    assert_eq!(ApiKind::of("POST", "/v1/responses/", ""), Some(ApiKind::Responses));
+    assert_eq!(ApiKind::of("POST", "/v1/responses/resp_1", ""), None);
     for (method, path) in [("GET", "/v1/chat/completions"), ("POST", "/v1/chat"), ("POST", "/upload"), ("POST", "")] {
         assert_eq!(ApiKind::of(method, path, ""), None, "{method} {path}");
     }

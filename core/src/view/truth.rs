@@ -24,6 +24,12 @@ impl View {
             return;
         }
         self.index.ready(entry.slot, entry.last);
+        if cached.is_none() {
+            let believed = self.tokens(entry.ready);
+            if let Some(known) = current(&mut self.known, entry) {
+                known.counters.over(believed, entry.at);
+            }
+        }
         let prompt = prompt.unwrap_or(self.tokens(entry.bytes));
         let Some(cached) = cached.or_else(|| self.nothing_cached(entry)) else { return };
         if prompt.0 == 0 || entry.bytes == 0 {

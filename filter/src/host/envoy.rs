@@ -38,6 +38,16 @@ unsafe extern "C" {
         value: *const u8,
         value_size: usize,
     ) -> u32;
+    fn proxy_send_local_response(
+        status: u32,
+        details: *const u8,
+        details_size: usize,
+        body: *const u8,
+        body_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        grpc_status: i32,
+    ) -> u32;
     fn proxy_get_property(path: *const u8, path_size: usize, value: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_set_property(path: *const u8, path_size: usize, value: *const u8, size: usize) -> u32;
     fn proxy_get_shared_data(
@@ -58,6 +68,8 @@ unsafe extern "C" {
 const OK: u32 = 0;
 const NOT_FOUND: u32 = 1;
 const CAS_MISMATCH: u32 = 8;
+
+const NO_GRPC_STATUS: i32 = -1;
 
 const REQUEST_BODY: u32 = 0;
 const RESPONSE_BODY: u32 = 1;
@@ -93,6 +105,20 @@ fn taken(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Result<Option<Ve
 fn buffer(kind: u32, start: usize, size: usize) -> Option<Vec<u8>> {
     // SAFETY: both pointers are to live locals of `taken`.
     taken(|data, n| unsafe { proxy_get_buffer_bytes(kind, start, size, data, n) }).ok().flatten()
+}
+
+/// Headers as the ABI passes a map: their number, the sizes of each name and value, then each with a zero after it.
+fn header_map(headers: &[(&str, &str)]) -> Vec<u8> {
+    let mut map = (headers.len() as u32).to_le_bytes().to_vec();
+    for (name, value) in headers {
+        map.extend_from_slice(&(name.len() as u32).to_le_bytes());
+        map.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    }
+    for part in headers.iter().flat_map(|(name, value)| [name, value]) {
+        map.extend_from_slice(part.as_bytes());
+        map.push(0);
+    }
+    map
 }
 
 fn header(map: u32, name: &str) -> Option<String> {
@@ -154,6 +180,24 @@ impl Host for Envoy {
     fn add_response_header(&self, name: &str, v: &str) -> Result<(), HostError> {
         // SAFETY: both slices live over the call.
         check(unsafe { proxy_add_header_map_value(RESPONSE_HEADERS, name.as_ptr(), name.len(), v.as_ptr(), v.len()) })
+    }
+
+    fn reply(&self, status: u32, headers: &[(&str, &str)], body: &[u8]) -> Result<(), HostError> {
+        let map = header_map(headers);
+        let details = "warmpath";
+        // SAFETY: all slices live over the call.
+        check(unsafe {
+            proxy_send_local_response(
+                status,
+                details.as_ptr(),
+                details.len(),
+                body.as_ptr(),
+                body.len(),
+                map.as_ptr(),
+                map.len(),
+                NO_GRPC_STATUS,
+            )
+        })
     }
 
     fn request_body(&self, start: usize, size: usize) -> Option<Vec<u8>> {

@@ -34,6 +34,8 @@ pub struct Fake {
     pub sent: RefCell<Vec<Vec<u8>>>,
     pub message: RefCell<Vec<u8>>,
     pub closed: RefCell<Vec<StreamToken>>,
+    /// Status and headers of the answers given in the pods' place.
+    pub replies: RefCell<Vec<(u32, String)>>,
     /// Refuse to open streams.
     pub no_cluster: Cell<bool>,
     streams: Cell<u32>,
@@ -93,6 +95,10 @@ impl Host for Fake {
     }
     fn add_response_header(&self, name: &str, value: &str) -> Result<(), HostError> {
         self.response.borrow_mut().insert(name.to_owned(), value.to_owned());
+        Ok(())
+    }
+    fn reply(&self, status: u32, headers: &[(&str, &str)], _: &[u8]) -> Result<(), HostError> {
+        self.replies.borrow_mut().push((status, format!("{headers:?}")));
         Ok(())
     }
     fn request_body(&self, start: usize, size: usize) -> Option<Vec<u8>> {

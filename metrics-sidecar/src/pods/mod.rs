@@ -1,8 +1,9 @@
 //! One pod: ask it, read its answer, judge its health, know it again after a restart.
 //!
 //! [`task`] runs the others: [`client`] asks, [`page`] and [`vllm`] read the metrics page, [`models`] the list of
-//! models, [`identity`] names the caches, [`health`] judges. Only `client` and `task` do I/O; the rest is pure.
+//! models, [`identity`] names the caches, [`adapters`] remembers the LoRA adapters, [`health`] judges. Only `client` and `task` do I/O; the rest is pure.
 
+pub mod adapters;
 pub mod client;
 pub mod health;
 pub mod identity;
@@ -30,6 +31,8 @@ pub struct Report {
     pub caches: Vec<Cache>,
     /// Models and adapters of `/v1/models`; none when it could not be read yet.
     pub models: Option<Vec<String>>,
+    /// LoRA adapters that are loaded.
+    pub adapters: Vec<String>,
 }
 
 /// One KV cache of a pod.

@@ -6,6 +6,7 @@
 
 use crate::clock::Clock;
 use crate::observe::metrics::ScrapeMetrics;
+use crate::pods::adapters::Resident;
 use crate::pods::client::{Client, Failure};
 use crate::pods::health::{Health, Next, Outcome};
 use crate::pods::identity::Identity;
@@ -59,6 +60,7 @@ pub struct PodTask<R> {
     host: String,
     health: Health,
     identity: Identity,
+    adapters: Resident,
     models_read: Option<Instant>,
     last: Report,
     report: R,
@@ -74,6 +76,7 @@ impl<R: AsyncFnMut(Report)> PodTask<R> {
             address: address.to_owned(),
             host: host.to_owned(),
             identity: Identity::new(address, uid),
+            adapters: Resident::default(),
             models_read: None,
             last: Report { state: warmpath_core::table::State::Failing, ..Report::default() },
             report,
@@ -130,6 +133,7 @@ impl<R: AsyncFnMut(Report)> PodTask<R> {
         let next = self.observe(Outcome::Success, None);
         let (caches, restarted) = self.identity.caches(page);
         self.last.caches = caches;
+        self.last.adapters = self.adapters.observe(page, restarted);
         if restarted {
             self.models_read = None;
         }

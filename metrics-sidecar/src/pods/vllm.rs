@@ -8,7 +8,7 @@
 //! | share of the KV cache in use, 0 to 1 | `vllm:kv_cache_usage_perc` | `vllm:gpu_cache_usage_perc` |
 //! | tokens looked up, tokens found | `vllm:prefix_cache_queries_total`, `…_hits_total` | `vllm:gpu_prefix_cache_…` |
 //! | block size and number of blocks | `vllm:cache_config_info{block_size,num_gpu_blocks}` | |
-//! | adapters in use | `vllm:lora_requests_info{running_lora_adapters,waiting_lora_adapters}` | |
+//! | adapters in use, and how many fit | `vllm:lora_requests_info{running_lora_adapters,waiting_lora_adapters,max_lora}` | |
 //! | asleep | `vllm:engine_sleep_state{sleep_state="awake"}` 0 | |
 //! | start of the process | `process_start_time_seconds` | |
 
@@ -29,6 +29,8 @@ pub struct Page {
     pub engines: Vec<Engine>,
     /// Adapters that run or wait, as of the newest entry.
     pub adapters: Vec<String>,
+    /// How many adapters fit on the GPU at once; 0 when not known.
+    pub max_adapters: u32,
 }
 
 /// One engine: one scheduler, one KV cache.
@@ -99,6 +101,7 @@ pub fn read(page: &[u8]) -> Result<Page, PageError> {
             "vllm:lora_requests_info" if sample.value >= adapters_at => {
                 adapters_at = sample.value;
                 out.adapters = adapters(&sample);
+                out.max_adapters = sample.label("max_lora").and_then(|v| v.parse().ok()).unwrap_or(0);
             }
             name if is_read(name) => {
                 let key = match sample.label("engine") {
@@ -243,7 +246,8 @@ mod tests {
         let text = "vllm:num_requests_running 0\n\
             vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"b\",waiting_lora_adapters=\"c, b\"} 20\n\
             vllm:lora_requests_info{max_lora=\"4\",running_lora_adapters=\"a\",waiting_lora_adapters=\"\"} 10\n";
-        assert_eq!(read(text.as_bytes()).unwrap().adapters, ["b", "c"]);
+        let page = read(text.as_bytes()).unwrap();
+        assert_eq!((page.adapters.as_slice(), page.max_adapters), (&["b".to_owned(), "c".to_owned()][..], 4));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use warmpath_core::config::Config;
 use warmpath_core::journal::{Body, Record};
-use warmpath_core::placement::Reason;
+use warmpath_core::placement::{Priority, Reason};
 use warmpath_core::request::Prompt;
 use warmpath_core::router::{Request, Router};
 use warmpath_core::table::{Endpoint, Load, State, Table};
@@ -119,7 +119,8 @@ impl Policy for Warmpath {
             stream: true,
             ..Prompt::default()
         };
-        let decision = worker.router.decide(&self.config, &worker.view, Request::Prompt(&prompt), now);
+        let request = Request::Prompt(&prompt);
+        let decision = worker.router.decide(&self.config, &worker.view, request, Priority::default(), now);
         let choice = &decision.choices[0];
         self.believed = choice.matched.0;
         self.reasons[decision.reason as usize] += 1;

@@ -1,0 +1,178 @@
+//! A request that was decided: its endpoint named to Envoy, where it really went, what came of it, all journaled.
+
+use crate::host::Host;
+use crate::stats::{Counter, Histogram};
+use crate::worker::Worker;
+use warmpath_core::answer::Answer;
+use warmpath_core::config::Wiring;
+use warmpath_core::journal::Body;
+use warmpath_core::misses::{Answered, Cause, attribute};
+use warmpath_core::request::{ApiKind, Prompt, Reader};
+use warmpath_core::router::Decision;
+use warmpath_core::units::{EndpointId, Millis, RequestId, Tokens};
+
+/// The header that Envoy's override_host policy reads: `ip:port[,ip:port…]`, in the order of preference.
+pub const DESTINATION: &str = "x-gateway-destination-endpoint";
+/// The header by which vLLM is told which data-parallel rank shall serve a request.
+pub const RANK: &str = "x-data-parallel-rank";
+/// The properties that make filter state `wasm.warmpath.endpoint` and `wasm.warmpath.rank`.
+const ENDPOINT_STATE: &str = "warmpath.endpoint";
+const RANK_STATE: &str = "warmpath.rank";
+
+/// A request that was decided.
+pub struct Placed {
+    pub(crate) id: RequestId,
+    pub(crate) api: ApiKind,
+    /// Goes on reading for an extension.
+    pub(crate) reader: Option<Box<Reader>>,
+    pub(crate) prompt: Prompt,
+    pub(crate) decision: Decision,
+    pub(crate) steered: bool,
+    pub(crate) sent_at: Millis,
+    /// Where the journal says that it is.
+    pub(crate) routed: Option<EndpointId>,
+    /// Tokens believed cached there.
+    pub(crate) matched: Tokens,
+    pub(crate) answer: Option<Answer>,
+    pub(crate) answered: bool,
+    pub(crate) done: bool,
+}
+
+impl Placed {
+    /// Names the chosen endpoints to Envoy.
+    pub(crate) fn steer(&mut self, host: &dyn Host, worker: &mut Worker) {
+        let Some(first) = self.decision.choices.first() else { return };
+        let (endpoint, matched, rank) = (first.id, first.matched, first.rank);
+        let addresses: Vec<&str> = self.decision.choices.iter().map(|c| c.address.as_str()).collect();
+        let name = |header: &str, state: &str, value: &str| match worker.config.wiring {
+            Wiring::Streaming => host.set_request_header(header, Some(value)),
+            Wiring::Buffered => host.set_property(&[state], value.as_bytes()),
+        };
+        let named = name(DESTINATION, ENDPOINT_STATE, &addresses.join(","))
+            .and_then(|()| rank.map_or(Ok(()), |rank| name(RANK, RANK_STATE, &rank.to_string())));
+        if named.is_err() {
+            // Envoy's own policy decides; the response headers will tell where it went.
+            worker.stats.add(Counter::HostErrors, 1);
+            return;
+        }
+        worker.stats.add(Counter::Steered, 1);
+        self.steered = true;
+        self.route(worker, endpoint, matched);
+    }
+
+    /// The data-parallel rank that vLLM was told.
+    pub(crate) fn rank(&self) -> Option<u32> {
+        self.decision.choices.first().filter(|_| self.steered)?.rank
+    }
+
+    pub(crate) fn route(&mut self, worker: &mut Worker, endpoint: EndpointId, matched: Tokens) {
+        let mut bodies = Vec::with_capacity(2);
+        if self.routed.is_some() {
+            bodies.push(Body::Void);
+        }
+        bodies.push(Body::Route {
+            endpoint,
+            bytes: self.prompt.bytes,
+            stream: self.prompt.stream,
+            boundaries: self.prompt.boundaries.clone(),
+        });
+        self.routed = Some(endpoint);
+        self.matched = matched;
+        worker.journal(self.id, bodies);
+    }
+
+    /// What really happened counts: Envoy may have retried, skipped a named endpoint, or chosen by itself.
+    pub(crate) fn locate(&mut self, worker: &mut Worker, address: &str) {
+        let Some((endpoint, matched)) = worker.at_address(address, self.rank(), &self.prompt.boundaries) else {
+            if self.routed.is_some() {
+                worker.stats.add(Counter::Rerouted, 1);
+                self.void(worker);
+            }
+            return;
+        };
+        let named = self.decision.choices.iter().find(|c| Some(c.id) == self.routed);
+        if named.is_none_or(|c| c.address != address) {
+            if self.routed.is_some() {
+                worker.stats.add(Counter::Rerouted, 1);
+            } else if let Some(choice) = self.decision.choices.first() {
+                worker.stats.add(Counter::ShadowWonTokens, choice.matched.saturating_sub(matched).0);
+            }
+            self.route(worker, endpoint, matched);
+        }
+        worker.stats.add(Counter::PromptTokens, self.decision.prompt.0);
+        worker.stats.add(Counter::PredictedHitTokens, self.matched.0);
+    }
+
+    pub(crate) fn first_token(&mut self, host: &dyn Host, worker: &mut Worker) {
+        let ttft = host.now().since(self.sent_at);
+        let warm = self.matched.0 * 2 >= self.decision.prompt.0 && self.matched.0 > 0;
+        let histogram = if warm { Histogram::TtftWarm } else { Histogram::TtftCold };
+        worker.stats.record(histogram, (ttft.0 * 1000.0) as u64);
+        if self.routed.is_some() && !self.done {
+            worker.journal(self.id, vec![Body::FirstToken { ttft }]);
+        }
+    }
+
+    pub(crate) fn void(&mut self, worker: &mut Worker) {
+        if self.routed.take().is_some() && !self.done {
+            worker.journal(self.id, vec![Body::Void]);
+        }
+        self.done = true;
+    }
+
+    pub(crate) fn finish(&mut self, worker: &mut Worker) {
+        if self.done {
+            return;
+        }
+        if !self.answered {
+            worker.stats.add(Counter::Unanswered, 1);
+            self.void(worker);
+            return;
+        }
+        let usage = self.answer.as_ref().map(Answer::usage).unwrap_or_default();
+        if let (Some(prompt), Some(cached)) = (usage.prompt, usage.cached) {
+            worker.stats.add(Counter::TruePromptTokens, prompt.0);
+            worker.stats.add(Counter::TrueHitTokens, cached.0);
+            let (misses, unexpected) = attribute(&Answered {
+                prompt,
+                cached,
+                estimated: self.decision.prompt,
+                most: self.decision.most,
+                matched: self.matched,
+                salted: self.prompt.salted,
+                read: !self.prompt.boundaries.is_empty(),
+            });
+            for (cause, tokens) in Cause::ALL.into_iter().zip(misses) {
+                worker.stats.missed(cause, tokens);
+            }
+            worker.stats.add(Counter::UnexpectedHitTokens, unexpected.0);
+        }
+        if let Some(endpoint) = self.routed {
+            let body = Body::Done { prompt: usage.prompt, cached: usage.cached, output: usage.output };
+            let made = if self.api == ApiKind::Responses { self.answer.as_ref().and_then(Answer::id) } else { None };
+            let stored = made.map(|response| Body::Stored { response, endpoint });
+            worker.journal(self.id, stored.into_iter().chain([body]).collect());
+        }
+        self.done = true;
+    }
+}
+
+/// Response headers for people who look.
+pub fn tell(host: &dyn Host, placed: &Placed, address: Option<&str>) {
+    let choice = placed.decision.choices.first();
+    let named = choice.map_or("-", |c| c.address.as_str());
+    let matched = choice.map_or(0, |c| c.matched.0);
+    let predicted = choice.map_or(0.0, |c| c.predicted.0 * 1000.0);
+    for (name, value) in [
+        ("x-warmpath-endpoint", address.unwrap_or("-").to_owned()),
+        ("x-warmpath-choice", named.to_owned()),
+        ("x-warmpath-steered", placed.steered.to_string()),
+        ("x-warmpath-reason", placed.decision.reason.name().to_owned()),
+        ("x-warmpath-matched-tokens", matched.to_string()),
+        ("x-warmpath-prompt-tokens", placed.decision.prompt.0.to_string()),
+        ("x-warmpath-predicted-ttft-ms", format!("{predicted:.1}")),
+    ] {
+        // Only for show: nothing depends on it.
+        let _ = host.add_response_header(name, &value);
+    }
+}
