@@ -5,9 +5,11 @@ Prompts come from `fresh`, so that tests on one stack never meet each other's wa
 
 import itertools
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,15 @@ class Start:
 
     def _sound(self, envoy: Envoy) -> None:
         self.ends.callback(assert_sound, envoy)
+
+    def background(self, ask: Callable, *args, **options) -> None:
+        """Calls in a thread of its own. What comes of it, or does not, is of no interest."""
+
+        def run() -> None:
+            with suppress(OSError, HTTPException):
+                ask(*args, **options)
+
+        threading.Thread(target=run, daemon=True).start()
 
     def stack(self, wiring: str, **options) -> Stack:
         stack = self._ending(Stack(self._folder(), wiring, **{"pod_options": ROOMY, **options}))

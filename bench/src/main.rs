@@ -33,7 +33,7 @@ enum Command {
     /// Play a trace of OpenAI requests through a gateway, and report.
     Play(play::Options),
     /// Compare rules of placement in simulated time.
-    Replay(replay::Options),
+    Replay(Box<replay::Options>),
 }
 
 #[tokio::main]

@@ -101,14 +101,15 @@ def test_what_streamed_on_after_the_decision_is_warm_for_the_next(wiring, start,
     """The decision was made at 2 KB, but the pod got it all, and the journal knows that."""
     stack = start.stack(wiring, config={"limits": {"decide_at_bytes": 2048}})
     client = Client(stack.envoy.url)
-    for _ in range(5):
-        # Another text each time: one that Envoy gave to the filter whole is warm where it went.
-        text = fresh(1000)
-        body = json.dumps({"model": "sim", "prompt": text, "max_tokens": 2}).encode()
-        long = client.send("POST", "/v1/completions", iter([body[:2500], body[2500:]]), {}, chunked=True)
-        if long.reason == "load_only":
-            break
-    assert long.reason == "load_only"
+    text = fresh(1000)
+    body = json.dumps({"model": "sim", "prompt": text, "max_tokens": 2}).encode()
+    before = cause(stack, "too_large")
+    with connect(stack.envoy.url) as sock:
+        sock.sendall(head("POST", "/v1/completions", "transfer-encoding: chunked") + chunk(body[:2500]))
+        wait_for("the decision", lambda: cause(stack, "too_large") == before + 1)
+        sock.sendall(chunk(body[2500:]) + chunk(b""))
+        long = read_answer(sock)
+    assert (long.status, long.reason) == (200, "load_only")
     short = client.post("/v1/completions", {"model": "sim", "prompt": text[:1500], "max_tokens": 2})
     assert (short.pod, short.reason) == (long.pod, "warm")
     assert short.cached > 200

@@ -1,7 +1,6 @@
 """The sidecar may be absent, die, hang and come back: no request fails, and what is warm stays warm."""
 
 import itertools
-import json
 import signal
 import time
 
@@ -129,14 +128,7 @@ def test_endpoints_come_and_go_with_the_file(running, start, fresh):
 def test_a_restarted_envoy_is_warm_again_within_seconds(running, fresh):
     client = Client(running.envoy.url)
     texts = Texts(client, fresh, 30)
-    appended = running.envoy.stats()["journal_appended"]
-
-    def known() -> int:
-        """What the sidecar, which folds the same journal, knows once it has all of it."""
-        status = json.loads(running.sidecar.get("/status"))
-        return status["feeds"][0]["journal_slots"] >= appended and status["views"][0]["entries"]
-
-    entries = wait_for("the sidecar to know", known)
+    entries = running.wait_until_sidecar_knows()
     began = time.monotonic()
     running.envoy.process.kill()
     running.envoy.process.start()

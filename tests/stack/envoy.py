@@ -12,6 +12,7 @@ from . import paths
 from .process import Process, free_port, wait_for
 
 DESTINATION = "x-gateway-destination-endpoint"
+RANK = "x-data-parallel-rank"
 LLM_PATHS = r"^/v1/(chat/completions|completions|responses|messages)/?(\?.*)?$"
 BUFFER_LIMIT = 4 * 1024 * 1024
 _EXT = "type.googleapis.com/envoy.extensions"
@@ -86,14 +87,18 @@ def _mutate(*mutations: dict) -> dict:
     )
 
 
-REMOVE_CLIENTS = {"remove": DESTINATION}
-COPY_DECISION = {
-    "append": {
-        "header": {"key": DESTINATION, "value": "%FILTER_STATE(wasm.warmpath.endpoint:PLAIN)%"},
-        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-        "keep_empty_value": False,
+def _copy(header: str, state: str) -> dict:
+    return {
+        "append": {
+            "header": {"key": header, "value": f"%FILTER_STATE(wasm.warmpath.{state}:PLAIN)%"},
+            "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+            "keep_empty_value": False,
+        }
     }
-}
+
+
+REMOVE_CLIENTS = [{"remove": DESTINATION}, {"remove": RANK}]
+COPY_DECISION = [_copy(DESTINATION, "endpoint"), _copy(RANK, "rank")]
 
 
 def http_filters(wiring: str, config: dict | str, filter_path: Path, plugin: bool = True) -> list[dict]:
@@ -103,8 +108,8 @@ def http_filters(wiring: str, config: dict | str, filter_path: Path, plugin: boo
         return [router]
     wasm = [wasm_filter(config, filter_path, wiring == "streaming")] if plugin else []
     if wiring == "streaming":
-        return [_mutate(REMOVE_CLIENTS), *wasm, router]
-    return [*wasm, _buffer(), _mutate(REMOVE_CLIENTS, COPY_DECISION), router]
+        return [_mutate(*REMOVE_CLIENTS), *wasm, router]
+    return [*wasm, _buffer(), _mutate(*REMOVE_CLIENTS, *COPY_DECISION), router]
 
 
 def _address(address: str) -> dict:

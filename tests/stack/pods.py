@@ -24,7 +24,12 @@ class Pod:
         self.process = Process(name, command, folder / f"{name}.log")
 
     def ready(self) -> "Pod":
-        wait_for(f"pod {self.address}", lambda: self.get("/health") is not None)
+        def answers() -> bool:
+            if not self.process.alive():
+                raise RuntimeError(f"the pod ended:\n{self.process.log()[-2000:]}")
+            return self.get("/health") is not None
+
+        wait_for(f"pod {self.address}", answers)
         return self
 
     def get(self, path: str) -> str:

@@ -38,6 +38,9 @@ class Sidecar:
         with urllib.request.urlopen(f"http://{self.http}{path}", timeout=5) as answer:
             return answer.read().decode()
 
+    def status(self) -> dict:
+        return json.loads(self.get("/status"))
+
     def ready(self) -> "Sidecar":
         wait_for("the sidecar", lambda: self.get("/readyz") is not None)
         return self

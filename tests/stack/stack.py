@@ -38,7 +38,7 @@ class Stack:
             addresses = [p.address for p in self.pods]
             self.envoy = self.add(Envoy(folder, wiring, addresses, feed, config, concurrency, live=live))
             if self.sidecar and wiring != "none" and config.get("mode") != "off":
-                self.wait_for_table(pods)
+                self.wait_for_table(pods * options.get("ranks", 1))
         except BaseException:
             self.stop()
             raise
@@ -53,6 +53,16 @@ class Stack:
             lambda: self.envoy.stats().get("endpoints_choosable") == choosable,
             timeout,
         )
+
+    def wait_until_sidecar_knows(self) -> int:
+        """Until the sidecar, which folds the same journal, has all of it. Returns the entries of its index."""
+        appended = self.envoy.stats()["journal_appended"]
+
+        def known() -> int:
+            status = self.sidecar.status()
+            return status["feeds"][0]["journal_slots"] >= appended and status["views"][0]["entries"]
+
+        return wait_for("the sidecar to know", known)
 
     def pod_at(self, address: str) -> Pod:
         return next(p for p in self.pods if p.address == address)

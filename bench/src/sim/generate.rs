@@ -13,7 +13,7 @@ use super::answer::Answer;
 use super::api::{self, Api, Ask, Head, Usage};
 use super::debug::Behaviour;
 use super::engine::Job;
-use super::pages::{Body, error, json};
+use super::pages::{self, Body, error, json};
 use super::pod::{Pod, Served, unix_seconds};
 use super::server::Reset;
 use crate::json::Json;
@@ -71,6 +71,11 @@ fn prepare(pod: &Arc<Pod>, api: Api, headers: &HeaderMap, body: &[u8], n: u64) -
             return Err(Box::new(refusal));
         }
     };
+    if let Some(previous) = body.str_at("previous_response_id").filter(|_| api == Api::Responses)
+        && !pod.has_stored(previous)
+    {
+        return Err(Box::new(pages::not_stored(previous)));
+    }
     let ask = Ask::read(api, &body).map_err(bad_request)?;
     let rank = choose_rank(pod, headers).map_err(bad_request)?;
     let engine = &pod.engines[rank];
@@ -82,6 +87,9 @@ fn prepare(pod: &Arc<Pod>, api: Api, headers: &HeaderMap, body: &[u8], n: u64) -
         created: unix_seconds() as u64,
         prompt_tokens: prompt,
     };
+    if api == Api::Responses {
+        pod.store(api::response_id(head.serial));
+    }
     pod.log.update(n, |seen| seen.engine = Some(rank));
     let format = api::format(api, head, ask.include_usage);
     let jobs = ask.prompts.into_iter().map(|prompt| Job {

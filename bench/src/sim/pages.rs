@@ -35,6 +35,19 @@ pub fn error(status: StatusCode, kind: &str, message: &str, param: Option<&str>)
     json(status, body.to_string())
 }
 
+/// The answer where a stored one is asked for that this pod did not make.
+pub fn not_stored(id: &str) -> Response<Body> {
+    error(StatusCode::NOT_FOUND, "invalid_request_error", &format!("Response with id '{id}' not found."), None)
+}
+
+/// `GET /v1/responses/{id}`: that it is here.
+pub fn stored(pod: &Pod, id: &str) -> Response<Body> {
+    if !pod.has_stored(id) {
+        return not_stored(id);
+    }
+    json(StatusCode::OK, json!({"id": id, "object": "response", "status": "completed"}).to_string())
+}
+
 /// `GET /v1/models`.
 pub fn models(pod: &Pod) -> Response<Body> {
     let created = pod.started as u64;

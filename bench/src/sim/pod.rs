@@ -1,8 +1,9 @@
 //! What all requests to one pod share.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::header::HeaderValue;
@@ -10,6 +11,7 @@ use hyper::header::HeaderValue;
 use super::debug::{Behaviour, RequestLog};
 use super::engine::Engine;
 use super::options::Options;
+use crate::hash::fnv;
 
 /// A running pod.
 pub struct Pod {
@@ -30,6 +32,7 @@ pub struct Pod {
     behaviour: RwLock<Behaviour>,
     turn: AtomicUsize,
     answers: AtomicU64,
+    stored: Mutex<HashSet<String>>,
 }
 
 /// A served name.
@@ -55,7 +58,9 @@ impl Pod {
             name: name.unwrap_or_else(|_| HeaderValue::from_static("sim")),
             behaviour: RwLock::default(),
             turn: AtomicUsize::new(0),
-            answers: AtomicU64::new(0),
+            // Ids of answers differ between pods, as vLLM's random ones do.
+            answers: AtomicU64::new(fnv(address.to_string().as_bytes()) << 32),
+            stored: Mutex::default(),
         })
     }
 
@@ -88,6 +93,16 @@ impl Pod {
     /// The engine whose turn it is.
     pub fn next_engine(&self) -> usize {
         self.turn.fetch_add(1, Ordering::Relaxed) % self.engines.len()
+    }
+
+    /// Keeps an answer of `/v1/responses`: only its id, for nobody reads it.
+    pub fn store(&self, id: String) {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// Whether it keeps that answer.
+    pub fn has_stored(&self, id: &str) -> bool {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
     }
 
     /// A number for the next answer's id.

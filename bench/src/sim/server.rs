@@ -74,6 +74,9 @@ async fn route(pod: &Arc<Pod>, request: Request<Incoming>) -> Result<Response<Bo
         (&Method::POST, "/v1/responses") => llm(pod, Api::Responses, parts, body).await,
         (&Method::POST, "/v1/messages") => llm(pod, Api::Messages, parts, body).await,
         (&Method::POST, "/v1/embeddings") => Ok(embeddings(pod, parts, body).await),
+        (&Method::GET, path) if path.starts_with("/v1/responses/") => {
+            Ok(pages::stored(pod, path.trim_start_matches("/v1/responses/")))
+        }
         (&Method::GET, "/v1/models") => Ok(pages::models(pod)),
         (&Method::GET, "/metrics") => {
             lag(pod).await;

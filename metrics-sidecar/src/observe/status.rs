@@ -58,6 +58,8 @@ pub struct PodStatus {
     pub last_success_s: Option<f64>,
     /// Models and adapters that it serves.
     pub models: Vec<String>,
+    /// Of these, adapters on its GPU, the most recently used first.
+    pub adapters: Vec<String>,
     /// Its caches.
     pub endpoints: Vec<EndpointStatus>,
 }
@@ -191,6 +193,7 @@ fn one(pod: &Pod, now: Millis) -> PodStatus {
         error: report.and_then(|r| r.error.clone()),
         last_success_s: report.and_then(|r| r.last_success).map(|at| now.since(at).0),
         models: rows.first().map(|row| row.models.clone()).unwrap_or_default(),
+        adapters: rows.first().map(|row| row.adapters.clone()).unwrap_or_default(),
         endpoints: rows
             .iter()
             .enumerate()

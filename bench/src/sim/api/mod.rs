@@ -111,6 +111,11 @@ pub fn format(api: Api, head: Head, include_usage: bool) -> Box<dyn Format> {
     }
 }
 
+/// The id of an answer of `/v1/responses`.
+pub fn response_id(serial: u64) -> String {
+    format!("resp_{serial:016x}")
+}
+
 /// OpenAI's usage object, in vLLM's key order.
 fn openai_usage(usage: Usage) -> String {
     let Usage { prompt, cached, output } = usage;

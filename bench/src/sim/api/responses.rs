@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::{Format, Head, Usage, Words};
+use super::{Format, Head, Usage, Words, response_id};
 
 pub(super) struct Responses {
     head: Head,
@@ -23,8 +23,9 @@ impl Responses {
 
     fn response(&self, status: &str, output: &str, usage: &str) -> String {
         let Head { serial, model, created, .. } = &self.head;
+        let id = response_id(*serial);
         format!(
-            "{{\"id\":\"resp_{serial:016x}\",\"created_at\":{created},\"incomplete_details\":null,\
+            "{{\"id\":\"{id}\",\"created_at\":{created},\"incomplete_details\":null,\
              \"instructions\":null,\"metadata\":null,\"model\":{model},\"object\":\"response\",\
              \"output\":[{output}],\"parallel_tool_calls\":true,\"status\":\"{status}\",\"usage\":{usage}}}"
         )
