@@ -23,7 +23,7 @@ test-core: setup ## unit and property tests, native and in wasm
 	cargo test -p warmpath-core --target $(WASM) --quiet
 
 .PHONY: test-e2e
-test-e2e: build ## end-to-end tests on real Envoy
+test-e2e: build ## end-to-end tests on real Envoy, and the manifests
 	$(PY) -m pytest tests -q
 
 .PHONY: check
