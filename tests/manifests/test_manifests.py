@@ -207,6 +207,16 @@ def gpus(resources: list[dict]) -> set[str]:
     return {env(resources)["GPUS"], wanted["requests"]["nvidia.com/gpu"], wanted["limits"]["nvidia.com/gpu"]}
 
 
+def test_vllm_and_kubernetes_wait_as_long_for_a_model():
+    resources = compose(VLLM)
+    probe = container(resources)["startupProbe"]
+    limit = probe["periodSeconds"] * probe["failureThreshold"]
+    assert int(env(resources)["VLLM_ENGINE_READY_TIMEOUT_S"]) == limit
+    # A rollout replaces a pod: drain, then load.
+    deadline = one(resources, "Deployment")["spec"]["progressDeadlineSeconds"]
+    assert deadline > pod_spec(resources)["terminationGracePeriodSeconds"] + limit
+
+
 def test_a_pod_has_time_to_finish_its_answers():
     resources = compose(VLLM)
     command = container(resources)["lifecycle"]["preStop"]["exec"]["command"]
