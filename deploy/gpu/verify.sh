@@ -40,7 +40,7 @@ namespace=${1:-$(jq -r '.[0].metadata.namespace // empty' <<<"$deployments")}
 problem=$(jq -r 'if length == 0 then "no Deployment gpu-operator" else
   .[] | select((.status.readyReplicas // 0) == 0) | "Deployment gpu-operator has no ready pod" end' <<<"$deployments")
 check "GPU Operator runs${namespace:+ in $namespace}" "$problem" \
-  "OpenShift: InstallPlan not approved? CSV in $namespace; else: helm status"
+  "OpenShift: is the InstallPlan approved, what does the CSV say? Else: helm status"
 if [[ -z $namespace ]]; then
   exit 1
 fi
@@ -54,8 +54,9 @@ check "ClusterPolicy is ready" "$problem" "the pods below, then the operator's l
 
 # 4. What it runs on the nodes.
 problem=$("$kubectl" get daemonsets -n "$namespace" -o json | jq -r '
-  .items[] | select(.status.desiredNumberScheduled != .status.numberReady)
-  | "\(.metadata.name): \(.status.numberReady) of \(.status.desiredNumberScheduled) ready"')
+  if (.items | length) == 0 then "there are none" else
+    .items[] | select(.status.desiredNumberScheduled != .status.numberReady)
+    | "\(.metadata.name): \(.status.numberReady) of \(.status.desiredNumberScheduled) ready" end')
 check "DaemonSets are ready" "$problem" "describe and logs of their pods; the driver comes first, the others wait for it"
 
 problem=$("$kubectl" get pods -n "$namespace" -o json | jq -r '

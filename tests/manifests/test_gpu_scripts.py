@@ -181,6 +181,7 @@ def without_gpus() -> dict:
             [{"metadata": {"name": "p"}, "status": {"state": "notReady", "conditions": [{"reason": "R", "message": "m"}]}}],
             "p: notReady",
         ),
+        ("daemonsets", [], "there are none"),
         ("daemonsets", [daemonset("nvidia-driver-daemonset", 2, 1)], "nvidia-driver-daemonset: 1 of 2 ready"),
         ("pods", [pod("nvidia-driver-daemonset-x", "Pending", False)], "nvidia-driver-daemonset-x: Pending"),
         ("pods", [pod("nvidia-driver-daemonset-x", "Running", False)], "1 containers not ready"),
