@@ -7,6 +7,7 @@ release before, and Ubuntu.
 import copy
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import crd
 GPU = crd.ROOT / "deploy" / "gpu"
 NODES = json.loads((Path(__file__).parent / "nodes.json").read_text())
 LABEL = "feature.node.kubernetes.io/"
+pytestmark = pytest.mark.skipif(not shutil.which("jq"), reason="the scripts need jq")
 
 
 class Kubectl:
