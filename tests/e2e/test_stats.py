@@ -6,8 +6,8 @@ from stack.paths import ROOT
 
 DEFINED = (ROOT / "filter" / "src" / "stats.rs").read_text()
 COUNTED = re.findall(r'= "warmpath_(\w+)"', DEFINED)
-REASONS = ("warm", "spill", "spread", "cold", "load_only", "fallback")
-KINDS = ("chat", "completions", "responses", "messages", "other")
+REASONS = ("warm", "spill", "spread", "cold", "load_only", "pinned", "shed", "fallback")
+KINDS = ("chat", "completions", "responses", "messages", "stored", "other")
 CAUSES = (
     "empty",
     "not_json",
