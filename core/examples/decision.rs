@@ -1,14 +1,19 @@
-//! Times one decision (read and hash, fold, place) by the clock: for wasm, where criterion does not run.
-//! `make bench` runs it natively and in wasmtime, side by side.
+//! Times one decision (read and hash, fold, place) by the clock, and weighs the index: for wasm, where criterion does
+//! not run. `make bench` runs it natively and in wasmtime, side by side.
 
 mod workload;
 
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
 use std::hint::black_box;
 use std::time::Instant;
 use warmpath_core::config::Config;
 use warmpath_core::placement::Priority;
 use warmpath_core::router::{Request, Router};
 use warmpath_core::units::Millis;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Median of `rounds` timings of `work`, in µs.
 fn median(rounds: usize, mut work: impl FnMut(usize)) -> f64 {
@@ -24,23 +29,36 @@ fn median(rounds: usize, mut work: impl FnMut(usize)) -> f64 {
 }
 
 fn main() {
-    println!(
-        "{:>9}  {:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>9}",
-        "body", "endpoints", "copy+xxh64", "read+hash", "fold", "place", "sum"
-    );
-    for (size, rounds) in [(8_000, 2000), (220_000, 400)] {
-        for endpoints in [10, 100, 1000] {
-            let mut view = workload::view(endpoints, 20_000 / endpoints.max(100), 8_000);
+    println!("     body  copy+xxh64  read+hash  ratio");
+    let mut reads = Vec::new();
+    for (size, rounds) in SIZES {
+        let bodies = bodies(size);
+        let body = |i: usize| &bodies[i % bodies.len()];
+        // In turns, so that a noisy machine is unfair to neither.
+        let (mut copied, mut read) = (Vec::new(), Vec::new());
+        for _ in 0..8 {
+            copied.push(median(rounds, |i| {
+                black_box(xxhash_rust::xxh64::xxh64(&body(i).clone(), 0));
+            }));
+            read.push(median(rounds, |i| {
+                black_box(workload::read(body(i)));
+            }));
+        }
+        let (copied, read) = (least(&copied), least(&read));
+        println!("{:>7} B  {copied:>7.1} µs  {read:>6.1} µs  {:>5.2}", bodies[0].len(), read / copied);
+        reads.push(read);
+    }
+    println!("endpoints      body       fold      place  read, fold, place");
+    for endpoints in [10, 100, 1000] {
+        let before = Region::new(ALLOCATOR);
+        let mut view = workload::view(endpoints);
+        let allocated = before.change();
+        let bytes = allocated.bytes_allocated.saturating_sub(allocated.bytes_deallocated);
+        let (entries, evicted) = (view.index().entries(), view.index().evicted());
+        for ((size, rounds), read) in SIZES.into_iter().zip(&reads) {
             let config = Config::default();
             let mut router = Router::new(&config);
-            let bodies: Vec<_> = (0..16).map(|s| workload::body(size, s, 1)).collect();
-            let body = |i: usize| &bodies[i % bodies.len()];
-            let copied = median(rounds, |i| {
-                black_box(xxhash_rust::xxh64::xxh64(&body(i).clone(), 0));
-            });
-            let read = median(rounds, |i| {
-                black_box(workload::read(body(i)));
-            });
+            let bodies = bodies(size);
             let prompts: Vec<_> = bodies.iter().map(|b| workload::read(b)).collect();
             let records: Vec<_> =
                 prompts.iter().zip(1..).map(|(p, n)| workload::route(p, n % endpoints + 1, n, 1 << 40)).collect();
@@ -51,10 +69,23 @@ fn main() {
                 black_box(router.decide(&config, &view, request, Priority::default(), Millis(1 << 40)));
             });
             let sum = read + fold + place;
-            println!(
-                "{:>7} B  {endpoints:>9}  {copied:>7.1} µs  {read:>7.1} µs  {fold:>7.1} µs  {place:>7.1} µs  {sum:>6.1} µs",
-                bodies[0].len()
-            );
+            println!("{endpoints:>9}  {:>6} B  {fold:>6.1} µs  {place:>6.1} µs  {sum:>14.1} µs", bodies[0].len());
         }
+        println!(
+            "{endpoints:>9}: {entries} entries ({evicted} evicted), {} B an entry, {} KB an endpoint",
+            bytes / entries.max(1),
+            bytes / 1000 / endpoints as usize
+        );
     }
+}
+
+/// Body sizes in bytes, and how often each is timed.
+const SIZES: [(usize, usize); 2] = [(8_000, 2000), (220_000, 200)];
+
+fn bodies(size: usize) -> Vec<Vec<u8>> {
+    (0..16).map(|session| workload::body(size, session, 1)).collect()
+}
+
+fn least(times: &[f64]) -> f64 {
+    times.iter().copied().fold(f64::INFINITY, f64::min)
 }

@@ -8,23 +8,22 @@ use warmpath_core::table::{Endpoint, Table};
 use warmpath_core::units::{EndpointId, Millis, Origin, RequestId, Tokens};
 use warmpath_core::view::View;
 
-/// A chat body of about `size` bytes: a system prompt, tools, turns. An escape every 44 bytes, as in tau-bench.
-/// Bodies of one `session` share all but their last message; all sessions share the system prompt.
+/// A chat body of about `size` bytes, as dense as those of tau-bench (an escape every 44 bytes, a string every 35): an
+/// escape every 57 bytes at 8 KB and every 40 at 220 KB, a string every 28 and 38. System prompt, turns (question, tool
+/// call, result, answer) and tools with their schema.
+/// Bodies of one `session` share all but their last message; all sessions share the system prompt and the tools.
 pub fn body(size: usize, session: u64, turn: u64) -> Vec<u8> {
-    let system = "You are a careful agent. Read the policy before you act, \\\"quote\\\" it, and say so.\\n ";
-    let tools: Vec<String> = (0..8)
-        .map(|i| format!(r#"{{"type":"function","function":{{"name":"tool_{i}","parameters":{{"type":"object"}}}}}}"#))
-        .collect();
+    let system = r#"You are a careful agent. Read the policy before you act, \"quote\" it, and say so.\n "#;
+    let tools: Vec<String> = (0..8).map(tool).collect();
     let mut messages = vec![format!(r#"{{"role":"system","content":"{}"}}"#, system.repeat(size / 4 / system.len()))];
-    let mut bytes: usize = messages[0].len();
-    let mut n = 0;
-    while bytes + 700 < size {
-        let role = if n % 2 == 0 { "user" } else { "assistant" };
-        let text = format!("session {session} message {n}: the order of\\n three boxes is late, please check it.\\n ");
-        let message = format!(r#"{{"role":"{role}","content":"{}"}}"#, text.repeat(8));
-        bytes += message.len();
-        messages.push(message);
-        n += 1;
+    let mut bytes: usize = messages.iter().chain(&tools).map(String::len).sum();
+    for n in 0.. {
+        let turn = exchange(session, n);
+        bytes += turn.len();
+        if bytes > size {
+            break;
+        }
+        messages.push(turn);
     }
     messages.push(format!(r#"{{"role":"user","content":"turn {turn} of session {session}"}}"#));
     format!(
@@ -33,6 +32,39 @@ pub fn body(size: usize, session: u64, turn: u64) -> Vec<u8> {
         tools.join(",")
     )
     .into_bytes()
+}
+
+fn tool(number: u64) -> String {
+    format!(
+        concat!(
+            r#"{{"type":"function","function":{{"name":"tool_{number}","description":"Change an order by its number, "#,
+            r#"after the customer has said yes to the price and to the new date of delivery.","#,
+            r#""parameters":{{"type":"object","properties":{{"order":{{"type":"string","description":"The number of the order, such as 'ZFA04Y'."}}}},"#,
+            r#""required":["order"]}}}}}}"#
+        ),
+        number = number
+    )
+}
+
+fn exchange(session: u64, number: u64) -> String {
+    let text = format!(
+        "session {session}, question {number}: three of the boxes that I ordered last week are late, please check \
+         where they are and when they come.\\n "
+    );
+    format!(
+        concat!(
+            r#"{{"role":"user","content":"{text}"}},"#,
+            r#"{{"role":"assistant","content":null,"tool_calls":[{{"id":"call_{number}","type":"function","#,
+            r#""function":{{"name":"tool_1","arguments":"{{\"order\": \"Z{session}\"}}"}}}}]}},"#,
+            r#"{{"role":"tool","tool_call_id":"call_{number}","name":"tool_1","#,
+            r#""content":"{{\"order\": \"Z{session}\", \"state\": \"late\", \"boxes\": {number}}}"}},"#,
+            r#"{{"role":"assistant","content":"{answer}"}}"#
+        ),
+        text = text,
+        answer = text.repeat(3),
+        session = session,
+        number = number
+    )
 }
 
 /// Reads a body as the filter does: in chunks of 16 KiB.
@@ -56,8 +88,10 @@ pub fn route(prompt: &Prompt, endpoint: u64, number: u64, now: u64) -> Record {
     }
 }
 
-/// A view of `endpoints` endpoints, each holding the shared system prompt and `sessions` sessions of its own.
-pub fn view(endpoints: u64, sessions: u64, size: usize) -> View {
+/// A view of `endpoints` endpoints that are full: each was given more sessions of 8 KB than it has room for, by its own
+/// cache (up to 100 endpoints) or by the index's bound on entries (more).
+pub fn view(endpoints: u64) -> View {
+    let sessions = 40_000 / endpoints.max(100);
     let mut view = View::new(Config::default().view_limits());
     let table = Table {
         version: 1,
@@ -66,7 +100,7 @@ pub fn view(endpoints: u64, sessions: u64, size: usize) -> View {
             .map(|n| Endpoint {
                 id: EndpointId(n + 1),
                 address: format!("10.0.{}.{}:8000", n >> 8, n & 255),
-                capacity: Tokens(2_000_000),
+                capacity: Tokens(200_000),
                 block_size: 16,
                 ..Endpoint::default()
             })
@@ -77,7 +111,7 @@ pub fn view(endpoints: u64, sessions: u64, size: usize) -> View {
     for endpoint in 0..endpoints {
         for session in 0..sessions {
             number += 1;
-            let prompt = read(&body(size, endpoint * sessions + session, 0));
+            let prompt = read(&body(8_000, endpoint * sessions + session, 0));
             view.fold(&route(&prompt, endpoint + 1, number, number), Millis(number));
             let done = Body::Done { prompt: None, cached: None, output: None };
             let record = Record { request: RequestId { origin: Origin(1), number }, at: Millis(number), body: done };
