@@ -1,19 +1,26 @@
 //! A push scanner over JSON that arrives in chunks: no tree, no copies, one pass.
 //!
-//! Strings are found with `memchr` (SIMD where the target has it) and handed on in decoded pieces, so that `"é"` and
-//! `"\u00e9"` are the same to whoever hashes them. It is strict about structure, string ends, UTF-8 and depth, and
-//! lenient about number syntax and control characters: the engine's parser has the last word on those.
+//! Strings are handed on as they stand, with two exceptions: `\u` escapes and `\/` are resolved, so that `"é"` and
+//! `"\u00e9"` are the same to whoever hashes them. What remains are the [short escapes](unescape), and each character has
+//! one way to be written. So nearly all strings are slices of the chunk, whatever their escapes. The scanner is strict
+//! about structure, string ends, UTF-8 and depth, and lenient about number syntax and control characters: the engine's
+//! parser has the last word on those.
 
+mod blocks;
 mod check;
+mod escape;
 
+pub use escape::unescape;
+
+use blocks::Chunk;
 use check::{ScalarCheck, Utf8Tail, is_scalar};
-use memchr::memchr2;
+use escape::{SHORT, code_unit, shortened};
 
 /// Deepest nesting that is read. Requests of real clients stay below 20; what nests deeper is placed by load alone.
 pub const MAX_DEPTH: u32 = 120;
 
-/// Bytes of text between escapes that are gathered before they are handed on.
-const GATHERED: usize = 4096;
+/// Bytes of resolved escapes that are gathered before they are handed on.
+const GATHERED: usize = 1024;
 
 /// Why scanning stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +50,17 @@ pub trait Sink {
     fn close(&mut self, container: Container, depth: u32);
     /// A string begins. `key` when it names a member of an object.
     fn string_start(&mut self, key: bool, depth: u32);
-    /// A decoded piece of the string, UTF-8 (pieces may split a character).
+    /// A piece of the string, UTF-8 with short escapes (pieces may split a character, but no escape).
     fn string_piece(&mut self, piece: &[u8]);
     /// The string ends.
     fn string_end(&mut self, key: bool, depth: u32);
+    /// A string that came whole, instead of the three calls above.
+    #[inline]
+    fn string(&mut self, key: bool, depth: u32, text: &[u8]) {
+        self.string_start(key, depth);
+        self.string_piece(text);
+        self.string_end(key, depth);
+    }
     /// A piece of a number, `true`, `false` or `null`.
     fn scalar_piece(&mut self, piece: &[u8]);
     /// That number or word ends.
@@ -69,7 +83,7 @@ enum Inside {
     Structure,
     String,
     Escape,
-    Unicode { digits: u8, value: u16 },
+    Unicode { digits: [u8; 4], read: u8 },
     Scalar,
 }
 
@@ -83,8 +97,8 @@ pub struct Scanner {
     /// One bit for each open container, the innermost lowest: 1 for an object.
     objects: u128,
     high_surrogate: u16,
-    /// Text of the string at hand that was decoded and not handed on.
-    decoded: Vec<u8>,
+    /// Resolved escapes of the string at hand that were not handed on.
+    resolved: Vec<u8>,
     utf8: Utf8Tail,
     scalar: ScalarCheck,
     failed: Option<JsonError>,
@@ -99,7 +113,7 @@ impl Default for Scanner {
             depth: 0,
             objects: 0,
             high_surrogate: 0,
-            decoded: Vec::new(),
+            resolved: Vec::new(),
             utf8: Utf8Tail::default(),
             scalar: ScalarCheck::default(),
             failed: None,
@@ -142,149 +156,157 @@ impl Scanner {
         if self.is_complete() { Ok(()) } else { Err(JsonError::Syntax) }
     }
 
-    fn scan(&mut self, mut rest: &[u8], sink: &mut impl Sink) -> Result<(), JsonError> {
-        loop {
-            rest = match self.inside {
-                Inside::Structure => match rest.split_first() {
-                    None => return Ok(()),
-                    Some((byte, tail)) => {
-                        if self.structure(*byte, sink)? {
-                            tail
-                        } else {
-                            rest
-                        }
-                    }
-                },
-                Inside::String => match self.string(rest, sink)? {
-                    Some(tail) => tail,
-                    None => return Ok(()),
-                },
-                Inside::Escape => match rest.split_first() {
-                    None => return Ok(()),
-                    Some((byte, tail)) => {
-                        self.escape(*byte, sink)?;
-                        tail
-                    }
-                },
-                Inside::Unicode { digits, value } => match rest.split_first() {
-                    None => return Ok(()),
-                    Some((byte, tail)) => {
-                        self.hex(*byte, digits, value, sink)?;
-                        tail
-                    }
-                },
+    fn scan(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<(), JsonError> {
+        let mut chunk = Chunk::new(bytes, self.inside == Inside::Escape);
+        while let Some(byte) = chunk.peek(0) {
+            match self.inside {
+                Inside::Structure if byte == b'"' => chunk = self.strings(chunk, sink)?,
+                Inside::Structure => {
+                    self.structure(byte, sink)?;
+                    // The first byte of a scalar is its own.
+                    chunk.at += usize::from(self.inside == Inside::Structure);
+                }
+                Inside::String => {
+                    let start = chunk.begin_run();
+                    let stop = chunk.next_stop();
+                    chunk = self.string(chunk, start, stop, sink)?;
+                }
+                Inside::Escape => {
+                    chunk.at += 1;
+                    self.escape(byte, sink)?;
+                }
+                Inside::Unicode { digits, read } => {
+                    chunk.at += 1;
+                    self.digit(byte, digits, read, sink)?;
+                }
                 Inside::Scalar => {
+                    let rest = chunk.rest();
                     let end = rest.iter().position(|b| !is_scalar(*b));
                     let (run, tail) = rest.split_at_checked(end.unwrap_or(rest.len())).ok_or(JsonError::Syntax)?;
                     self.scalar.feed(run)?;
                     sink.scalar_piece(run);
-                    if tail.is_empty() {
-                        return Ok(());
+                    chunk.at += run.len();
+                    if !tail.is_empty() {
+                        self.end_scalar(sink)?;
                     }
-                    self.end_scalar(sink)?;
-                    tail
                 }
-            };
-        }
-    }
-
-    /// Reads on inside a string, to its end or to an escape that the chunk cuts. Returns what is left of the chunk.
-    fn string<'a>(&mut self, mut rest: &'a [u8], sink: &mut impl Sink) -> Result<Option<&'a [u8]>, JsonError> {
-        loop {
-            let Some(at) = memchr2(b'"', b'\\', rest) else {
-                self.run(rest, sink)?;
-                self.flush(sink)?;
-                return Ok(None);
-            };
-            let (run, tail) = rest.split_at_checked(at).ok_or(JsonError::Syntax)?;
-            let (stop, tail) = tail.split_first().ok_or(JsonError::Syntax)?;
-            if *stop == b'"' {
-                self.run(run, sink)?;
-                self.flush_surrogate(sink)?;
-                self.flush(sink)?;
-                self.utf8.at_boundary()?;
-                self.end_string(sink);
-                return Ok(Some(tail));
             }
-            self.gather(run, sink)?;
-            rest = match tail {
-                [b'u', a, b, c, d, tail @ ..] => {
-                    let digits = [*a, *b, *c, *d].map(|digit| (digit as char).to_digit(16));
-                    let [Some(a), Some(b), Some(c), Some(d)] = digits else { return Err(JsonError::Syntax) };
-                    self.code_unit((a << 12 | b << 8 | c << 4 | d) as u16, sink)?;
-                    tail
-                }
-                [byte, tail @ ..] if *byte != b'u' => {
-                    self.escape(*byte, sink)?;
-                    tail
-                }
-                // The escape goes on in the next chunk.
-                cut => {
-                    self.flush(sink)?;
-                    self.inside = Inside::Escape;
-                    return Ok(Some(cut));
-                }
-            };
-        }
-    }
-
-    /// Plain bytes of a string, before its end or the chunk's.
-    #[inline]
-    fn run(&mut self, run: &[u8], sink: &mut impl Sink) -> Result<(), JsonError> {
-        if !self.decoded.is_empty() {
-            return self.gather(run, sink);
-        }
-        if !run.is_empty() {
-            self.flush_surrogate(sink)?;
-            self.utf8.feed(run)?;
-            sink.string_piece(run);
         }
         Ok(())
     }
 
-    /// Plain bytes of a string that an escape follows or went before: gathered, so that text full of escapes is handed
-    /// on in large pieces all the same.
+    /// From a string's first quote on: that string, and those behind it that nothing but a colon or a comma parts.
     #[inline]
-    fn gather(&mut self, run: &[u8], sink: &mut impl Sink) -> Result<(), JsonError> {
+    fn strings<'a>(&mut self, mut chunk: Chunk<'a>, sink: &mut impl Sink) -> Result<Chunk<'a>, JsonError> {
+        while chunk.peek(0) == Some(b'"') {
+            let key = match self.expect {
+                Expect::Key | Expect::KeyOrEnd => true,
+                Expect::Value | Expect::ValueOrEnd => false,
+                _ => return Err(JsonError::Syntax),
+            };
+            chunk.at += 1;
+            let start = chunk.begin_run();
+            let stop = chunk.next_stop();
+            let text = chunk.since(start);
+            if stop != Some(b'"') || chunk.run_is_high() && std::str::from_utf8(text).is_err() {
+                self.key = key;
+                self.inside = Inside::String;
+                sink.string_start(key, self.depth);
+                return self.string(chunk, start, stop, sink);
+            }
+            chunk.at += 1;
+            sink.string(key, self.depth, text);
+            let next = chunk.peek(0);
+            if key {
+                self.expect = Expect::Colon;
+                if next != Some(b':') {
+                    break;
+                }
+                self.expect = Expect::Value;
+            } else {
+                self.after_value();
+                if next != Some(b',') || self.depth == 0 {
+                    break;
+                }
+                self.expect = self.after_comma();
+            }
+            chunk.at += if chunk.peek(1) == Some(b' ') { 2 } else { 1 };
+        }
+        Ok(chunk)
+    }
+
+    /// Reads on inside a string that the sink knows of, to its end or the chunk's: text from `start`, up to the `stop`
+    /// at which the chunk stands.
+    #[inline(never)]
+    fn string<'a>(
+        &mut self,
+        mut chunk: Chunk<'a>,
+        mut start: usize,
+        mut stop: Option<u8>,
+        sink: &mut impl Sink,
+    ) -> Result<Chunk<'a>, JsonError> {
+        loop {
+            // An escape that is not short stops at the byte after its backslash.
+            let escape = if stop.is_none() { chunk.ends_in_escape() } else { stop != Some(b'"') };
+            chunk.at -= usize::from(escape);
+            self.run(chunk.since(start), chunk.run_is_high(), sink)?;
+            if !escape {
+                if stop.is_some() {
+                    chunk.at += 1;
+                    self.end_string(sink)?;
+                }
+                return Ok(chunk);
+            }
+            match chunk.rest() {
+                [_, b'/', ..] => {
+                    chunk.at += 2;
+                    self.run(b"/", false, sink)?;
+                }
+                [_, b'u', a, b, c, d, ..] => {
+                    let unit = code_unit([*a, *b, *c, *d]).ok_or(JsonError::Syntax)?;
+                    chunk.at += 6;
+                    self.code_unit(unit, sink)?;
+                }
+                // The escape goes on in the next chunk, or is none.
+                _ => {
+                    chunk.at += 1;
+                    self.inside = Inside::Escape;
+                    return Ok(chunk);
+                }
+            }
+            start = chunk.begin_run();
+            stop = chunk.next_stop();
+        }
+    }
+
+    /// Bytes of a string that stay as they are. `high`: some may not be ASCII.
+    #[inline]
+    fn run(&mut self, run: &[u8], high: bool, sink: &mut impl Sink) -> Result<(), JsonError> {
         if run.is_empty() {
             return Ok(());
         }
-        self.flush_surrogate(sink)?;
-        if self.decoded.len() + run.len() > GATHERED {
-            self.flush(sink)?;
-            if run.len() > GATHERED {
-                return self.run(run, sink);
-            }
+        self.flush_surrogate(sink);
+        self.flush(sink);
+        if high || self.utf8.is_open() {
+            self.utf8.feed(run)?;
         }
-        self.decoded.extend_from_slice(run);
+        sink.string_piece(run);
         Ok(())
     }
 
-    /// Hands on what was gathered.
+    /// Hands on the resolved escapes.
     #[inline]
-    fn flush(&mut self, sink: &mut impl Sink) -> Result<(), JsonError> {
-        if !self.decoded.is_empty() {
-            self.utf8.feed(&self.decoded)?;
-            sink.string_piece(&self.decoded);
-            self.decoded.clear();
+    fn flush(&mut self, sink: &mut impl Sink) {
+        if !self.resolved.is_empty() {
+            sink.string_piece(&self.resolved);
+            self.resolved.clear();
         }
-        Ok(())
     }
 
-    /// Returns whether the byte was used up.
     #[inline]
-    fn structure(&mut self, byte: u8, sink: &mut impl Sink) -> Result<bool, JsonError> {
+    fn structure(&mut self, byte: u8, sink: &mut impl Sink) -> Result<(), JsonError> {
         match byte {
             b' ' | b'\n' | b'\r' | b'\t' => {}
-            b'"' => {
-                self.key = match self.expect {
-                    Expect::Key | Expect::KeyOrEnd => true,
-                    Expect::Value | Expect::ValueOrEnd => false,
-                    _ => return Err(JsonError::Syntax),
-                };
-                sink.string_start(self.key, self.depth);
-                self.inside = Inside::String;
-            }
             b'{' | b'[' => {
                 if !self.expects_value() {
                     return Err(JsonError::Syntax);
@@ -315,28 +337,32 @@ impl Scanner {
                 self.after_value();
             }
             b':' if self.expect == Expect::Colon => self.expect = Expect::Value,
-            b',' if self.expect == Expect::CommaOrEnd => {
-                self.expect = if self.objects & 1 == 1 { Expect::Key } else { Expect::Value };
-            }
+            b',' if self.expect == Expect::CommaOrEnd => self.expect = self.after_comma(),
             _ if is_scalar(byte) && self.expects_value() => {
                 self.scalar = ScalarCheck::default();
                 self.inside = Inside::Scalar;
-                return Ok(false);
             }
             _ => return Err(JsonError::Syntax),
         }
-        Ok(true)
+        Ok(())
     }
 
     fn expects_value(&self) -> bool {
         matches!(self.expect, Expect::Value | Expect::ValueOrEnd)
     }
 
+    fn after_comma(&self) -> Expect {
+        if self.objects & 1 == 1 { Expect::Key } else { Expect::Value }
+    }
+
     fn after_value(&mut self) {
         self.expect = if self.depth == 0 { Expect::Nothing } else { Expect::CommaOrEnd };
     }
 
-    fn end_string(&mut self, sink: &mut impl Sink) {
+    fn end_string(&mut self, sink: &mut impl Sink) -> Result<(), JsonError> {
+        self.flush_surrogate(sink);
+        self.flush(sink);
+        self.utf8.at_boundary()?;
         sink.string_end(self.key, self.depth);
         self.inside = Inside::Structure;
         if self.key {
@@ -344,6 +370,7 @@ impl Scanner {
         } else {
             self.after_value();
         }
+        Ok(())
     }
 
     fn end_scalar(&mut self, sink: &mut impl Sink) -> Result<(), JsonError> {
@@ -354,75 +381,78 @@ impl Scanner {
         Ok(())
     }
 
+    /// The byte after a `\` that ended a chunk.
     fn escape(&mut self, byte: u8, sink: &mut impl Sink) -> Result<(), JsonError> {
-        let decoded = match byte {
-            b'n' => b'\n',
-            b't' => b'\t',
-            b'r' => b'\r',
-            b'b' => 8,
-            b'f' => 12,
-            b'"' | b'\\' | b'/' => byte,
-            b'u' => {
-                self.inside = Inside::Unicode { digits: 0, value: 0 };
-                return Ok(());
-            }
-            _ => return Err(JsonError::Syntax),
-        };
-        self.flush_surrogate(sink)?;
-        self.decoded.push(decoded);
         self.inside = Inside::String;
-        Ok(())
+        match byte {
+            b'/' => self.run(b"/", false, sink),
+            b'u' => {
+                self.inside = Inside::Unicode { digits: [0; 4], read: 0 };
+                Ok(())
+            }
+            _ if SHORT.contains(&byte) => self.run(&[b'\\', byte], false, sink),
+            _ => Err(JsonError::Syntax),
+        }
     }
 
-    fn hex(&mut self, byte: u8, digits: u8, value: u16, sink: &mut impl Sink) -> Result<(), JsonError> {
-        let digit = (byte as char).to_digit(16).ok_or(JsonError::Syntax)?;
-        let value = (value << 4) | digit as u16;
-        if digits < 3 {
-            self.inside = Inside::Unicode { digits: digits + 1, value };
+    /// A digit of a `\u` that a chunk's end cuts.
+    fn digit(&mut self, byte: u8, mut digits: [u8; 4], read: u8, sink: &mut impl Sink) -> Result<(), JsonError> {
+        if !byte.is_ascii_hexdigit() {
+            return Err(JsonError::Syntax);
+        }
+        digits.rotate_left(1);
+        *digits.last_mut().ok_or(JsonError::Syntax)? = byte;
+        if read < 3 {
+            self.inside = Inside::Unicode { digits, read: read + 1 };
             return Ok(());
         }
         self.inside = Inside::String;
-        self.code_unit(value, sink)
+        self.code_unit(code_unit(digits).ok_or(JsonError::Syntax)?, sink)
     }
 
     /// A UTF-16 code unit, as `\u` escapes write them: half a character when it is a surrogate.
-    fn code_unit(&mut self, value: u16, sink: &mut impl Sink) -> Result<(), JsonError> {
+    fn code_unit(&mut self, unit: u16, sink: &mut impl Sink) -> Result<(), JsonError> {
+        self.utf8.at_boundary()?;
         let high = u32::from(std::mem::take(&mut self.high_surrogate));
-        let value = u32::from(value);
-        if high != 0 && (0xDC00..0xE000).contains(&value) {
-            return self.emit(0x1_0000 + ((high - 0xD800) << 10) + (value - 0xDC00), sink);
-        }
-        if high != 0 {
-            self.emit(high, sink)?;
-        }
-        if (0xD800..0xDC00).contains(&value) {
-            self.high_surrogate = value as u16;
+        let unit = u32::from(unit);
+        if high != 0 && (0xDC00..0xE000).contains(&unit) {
+            self.resolve(0x1_0000 + ((high - 0xD800) << 10) + (unit - 0xDC00), sink);
             return Ok(());
         }
-        self.emit(value, sink)
+        if high != 0 {
+            self.resolve(high, sink);
+        }
+        if (0xD800..0xDC00).contains(&unit) {
+            self.high_surrogate = unit as u16;
+        } else {
+            self.resolve(unit, sink);
+        }
+        Ok(())
     }
 
     #[inline]
-    fn flush_surrogate(&mut self, sink: &mut impl Sink) -> Result<(), JsonError> {
+    fn flush_surrogate(&mut self, sink: &mut impl Sink) {
         match std::mem::take(&mut self.high_surrogate) {
-            0 => Ok(()),
-            high => self.emit(u32::from(high), sink),
+            0 => {}
+            high => self.resolve(u32::from(high), sink),
         }
     }
 
     /// One code point.
-    fn emit(&mut self, point: u32, sink: &mut impl Sink) -> Result<(), JsonError> {
-        if let Some(c) = char::from_u32(point) {
-            self.decoded.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
-            return Ok(());
+    fn resolve(&mut self, point: u32, sink: &mut impl Sink) {
+        if self.resolved.len() >= GATHERED {
+            self.flush(sink);
         }
-        // A lone surrogate, which UTF-8 has no place for: in the same pattern, so that different escapes stay different,
-        // and past the check.
-        self.flush(sink)?;
-        self.utf8.at_boundary()?;
-        let tail = |shift: u32| 0x80 | ((point >> shift) & 0x3f) as u8;
-        sink.string_piece(&[0xE0 | (point >> 12) as u8, tail(6), tail(0)]);
-        Ok(())
+        if let Some(short) = shortened(point) {
+            self.resolved.extend_from_slice(&[b'\\', short]);
+        } else if let Some(c) = char::from_u32(point) {
+            self.resolved.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+        } else {
+            // A lone surrogate, which UTF-8 has no place for: in the same pattern, so that different escapes stay
+            // different.
+            let tail = |shift: u32| 0x80 | ((point >> shift) & 0x3f) as u8;
+            self.resolved.extend_from_slice(&[0xE0 | (point >> 12) as u8, tail(6), tail(0)]);
+        }
     }
 }
 

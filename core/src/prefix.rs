@@ -13,7 +13,7 @@ pub const MIN_STEP: u64 = 64;
 /// Boundaries kept for one request. Growing steps reach it only with thousands of messages; the deepest are dropped.
 pub const MAX_BOUNDARIES: usize = 1024;
 /// Changes when the same request would give other boundaries or hashes: warmth of other fingerprints must not be mixed.
-pub const FINGERPRINT: u64 = 0x7761_726d_0000_0001;
+pub const FINGERPRINT: u64 = 0x7761_726d_0000_0002;
 
 /// One boundary of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,56 +24,9 @@ pub struct Boundary {
     pub end: u32,
 }
 
-/// Small pieces on their way into a hash: escapes cut JSON strings into pieces of tens of bytes, and xxh64 is an order of
-/// magnitude faster on kilobytes.
-#[derive(Clone, Debug, Default)]
-pub struct Stage {
-    bytes: Vec<u8>,
-}
-
-/// Bytes that are staged before they are hashed together.
-const STAGE: usize = 2048;
-
-impl Stage {
-    /// Takes a piece; hands on what is complete.
-    #[inline]
-    pub fn write(&mut self, piece: &[u8], absorb: impl FnMut(&[u8])) {
-        if self.bytes.len() + piece.len() > STAGE {
-            self.spill(piece, absorb);
-        } else {
-            self.bytes.extend_from_slice(piece);
-        }
-    }
-
-    fn spill(&mut self, piece: &[u8], mut absorb: impl FnMut(&[u8])) {
-        self.flush(&mut absorb);
-        if piece.len() >= STAGE {
-            absorb(piece);
-        } else {
-            self.bytes.reserve(STAGE);
-            self.bytes.extend_from_slice(piece);
-        }
-    }
-
-    /// Hands on all that is staged.
-    pub fn flush(&mut self, mut absorb: impl FnMut(&[u8])) {
-        if !self.bytes.is_empty() {
-            absorb(&self.bytes);
-            self.bytes.clear();
-        }
-    }
-}
-
-/// Hashes one run of text as it arrives and keeps the digest at each boundary.
-#[derive(Clone, Default)]
-pub struct PrefixHasher {
-    stage: Stage,
-    hashed: Hashed,
-}
-
-/// What left the stage.
+/// Hashes one run of text as it arrives and keeps the digest at each boundary. Kilobytes at a time are fastest.
 #[derive(Clone)]
-struct Hashed {
+pub struct PrefixHasher {
     state: Xxh64,
     offset: u64,
     last: u64,
@@ -81,7 +34,7 @@ struct Hashed {
     found: Vec<(u64, u64)>,
 }
 
-impl Default for Hashed {
+impl Default for PrefixHasher {
     fn default() -> Self {
         Self { state: Xxh64::new(0), offset: 0, last: 0, next: MIN_STEP, found: Vec::new() }
     }
@@ -89,57 +42,7 @@ impl Default for Hashed {
 
 impl PrefixHasher {
     /// Appends prompt bytes.
-    #[inline]
-    pub fn write(&mut self, bytes: &[u8]) {
-        let hashed = &mut self.hashed;
-        self.stage.write(bytes, |b| hashed.absorb(b));
-    }
-
-    /// A message, or the text as a whole, ends here. Makes a boundary unless one stands so near that a match there is
-    /// as good (1/64 of the offset): thousands of tiny messages must not become thousands of hashes.
-    pub fn end_of_message(&mut self) {
-        self.flush();
-        let h = &mut self.hashed;
-        if h.offset > h.last && h.offset - h.last >= h.offset >> 6 {
-            h.boundary();
-        }
-    }
-
-    /// Bytes so far.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.hashed.offset + self.stage.bytes.len() as u64
-    }
-
-    /// Whether nothing was written.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The digest of everything so far.
-    pub fn digest(&mut self) -> u64 {
-        self.flush();
-        self.hashed.state.digest()
-    }
-
-    /// The boundaries, keyed by `seed` (all that identifies the prompt besides its text) and shifted by `base` bytes.
-    pub fn boundaries(&mut self, seed: u64, base: u64) -> impl Iterator<Item = Boundary> + '_ {
-        self.flush();
-        self.hashed.found.iter().map(move |(digest, end)| Boundary {
-            hash: PrefixHash(mix(seed, *digest)),
-            end: u32::try_from(base.saturating_add(*end)).unwrap_or(u32::MAX),
-        })
-    }
-
-    fn flush(&mut self) {
-        let hashed = &mut self.hashed;
-        self.stage.flush(|b| hashed.absorb(b));
-    }
-}
-
-impl Hashed {
-    fn absorb(&mut self, mut bytes: &[u8]) {
+    pub fn write(&mut self, mut bytes: &[u8]) {
         while self.offset + bytes.len() as u64 >= self.next {
             let room = usize::try_from(self.next - self.offset).unwrap_or(usize::MAX);
             let Some((head, tail)) = bytes.split_at_checked(room) else { break };
@@ -152,6 +55,22 @@ impl Hashed {
         self.offset += bytes.len() as u64;
     }
 
+    /// A message, or the text as a whole, ends here: makes a boundary if [`PrefixHasher::wants_end`] says so.
+    pub fn end_of_message(&mut self) {
+        if self.wants_end(0) {
+            self.boundary();
+        }
+    }
+
+    /// Whether a message that ends `ahead` bytes further on may make a boundary. It does not where one stands so near
+    /// that a match there is as good (1/64 of the offset): thousands of tiny messages must not become thousands of
+    /// hashes.
+    #[must_use]
+    pub fn wants_end(&self, ahead: u64) -> bool {
+        let offset = self.offset + ahead;
+        offset > self.last && offset - self.last >= offset >> 6
+    }
+
     fn boundary(&mut self) {
         self.last = self.offset;
         self.next = self.offset + (self.offset >> 3).max(MIN_STEP);
@@ -159,11 +78,36 @@ impl Hashed {
             self.found.push((self.state.digest(), self.offset));
         }
     }
+
+    /// Bytes so far.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.offset
+    }
+
+    /// Whether nothing was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The digest of everything so far.
+    pub fn digest(&self) -> u64 {
+        self.state.digest()
+    }
+
+    /// The boundaries, keyed by `seed` (all that identifies the prompt besides its text) and shifted by `base` bytes.
+    pub fn boundaries(&self, seed: u64, base: u64) -> impl Iterator<Item = Boundary> + '_ {
+        self.found.iter().map(move |(digest, end)| Boundary {
+            hash: PrefixHash(mix(seed, *digest)),
+            end: u32::try_from(base.saturating_add(*end)).unwrap_or(u32::MAX),
+        })
+    }
 }
 
 impl std::fmt::Debug for PrefixHasher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PrefixHasher({} bytes, {} boundaries)", self.len(), self.hashed.found.len())
+        write!(f, "PrefixHasher({} bytes, {} boundaries)", self.len(), self.found.len())
     }
 }
 
@@ -174,7 +118,7 @@ mod tests {
     use proptest::prelude::*;
     use xxhash_rust::xxh64::xxh64;
 
-    fn all(hasher: &mut PrefixHasher) -> Vec<Boundary> {
+    fn all(hasher: &PrefixHasher) -> Vec<Boundary> {
         hasher.boundaries(0, 0).collect()
     }
 
@@ -190,27 +134,27 @@ mod tests {
     proptest! {
         #[test]
         fn cutting_into_chunks_changes_nothing(messages in vec(vec(any::<u8>(), 0..900), 0..8), a in 1..300_usize) {
-            prop_assert_eq!(all(&mut of(&messages, a)), all(&mut of(&messages, 10_000)));
+            prop_assert_eq!(all(&of(&messages, a)), all(&of(&messages, 10_000)));
         }
 
         #[test]
         fn each_hash_is_of_everything_before_it(messages in vec(vec(any::<u8>(), 0..900), 1..8)) {
             let text = messages.concat();
-            for b in all(&mut of(&messages, 77)) {
+            for b in all(&of(&messages, 77)) {
                 prop_assert_eq!(b.hash.0, mix(0, xxh64(&text[..b.end as usize], 0)));
             }
         }
 
         #[test]
         fn what_follows_does_not_move_a_boundary(head in vec(vec(any::<u8>(), 1..900), 1..6), tail in vec(vec(any::<u8>(), 1..900), 1..6)) {
-            let short = all(&mut of(&head, 64));
-            let long = all(&mut of(&[head, tail].concat(), 64));
+            let short = all(&of(&head, 64));
+            let long = all(&of(&[head, tail].concat(), 64));
             prop_assert_eq!(&long[..short.len()], &short[..]);
         }
 
         #[test]
         fn a_match_misses_at_most_an_eighth(text in vec(any::<u8>(), 1..60_000), at: prop::sample::Index) {
-            let boundaries = all(&mut of(std::slice::from_ref(&text), 1000));
+            let boundaries = all(&of(std::slice::from_ref(&text), 1000));
             let shared = at.index(text.len());
             let found = boundaries.iter().map(|b| b.end as usize).filter(|e| *e <= shared).max().unwrap_or(0);
             prop_assert!(shared - found <= (found >> 3).max(64), "{shared} {found}");
@@ -220,10 +164,10 @@ mod tests {
     #[test]
     fn the_number_of_boundaries_grows_with_the_logarithm() {
         let messages: Vec<Vec<u8>> = (0..5000_u32).map(|i| i.to_le_bytes().repeat(50)).collect();
-        let mut h = of(&messages, 4096);
+        let h = of(&messages, 4096);
         assert_eq!(h.len(), 1_000_000);
-        assert!(all(&mut h).len() < 600, "{}", all(&mut h).len());
-        let mut one = of(&[vec![7; 220_000]], 4096);
-        assert!((40..70).contains(&all(&mut one).len()), "{}", all(&mut one).len());
+        assert!(all(&h).len() < 600, "{}", all(&h).len());
+        let one = of(&[vec![7; 220_000]], 4096);
+        assert!((40..70).contains(&all(&one).len()), "{}", all(&one).len());
     }
 }

@@ -46,9 +46,6 @@ pub(super) struct Utf8Tail {
 impl Utf8Tail {
     #[inline]
     pub(super) fn feed(&mut self, mut piece: &[u8]) -> Result<(), JsonError> {
-        if self.len == 0 && is_ascii(piece) {
-            return Ok(());
-        }
         while self.len > 0 {
             let Some((byte, tail)) = piece.split_first() else { return Ok(()) };
             *self.bytes.get_mut(self.len).ok_or(JsonError::Utf8)? = *byte;
@@ -74,13 +71,14 @@ impl Utf8Tail {
         Ok(())
     }
 
+    /// Whether a character is open.
+    #[inline]
+    pub(super) fn is_open(&self) -> bool {
+        self.len > 0
+    }
+
+    #[inline]
     pub(super) fn at_boundary(&self) -> Result<(), JsonError> {
         if self.len == 0 { Ok(()) } else { Err(JsonError::Utf8) }
     }
-}
-
-/// An OR over all bytes: LLVM makes it SIMD, unlike the early-exit loop of `is_ascii` on wasm.
-#[inline]
-fn is_ascii(piece: &[u8]) -> bool {
-    piece.iter().fold(0_u8, |or, b| or | b) < 0x80
 }

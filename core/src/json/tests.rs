@@ -35,8 +35,8 @@ impl Sink for Rebuild {
         self.piece.extend_from_slice(piece);
     }
     fn string_end(&mut self, key: bool, _: u32) {
-        let text = std::str::from_utf8(&self.piece).unwrap();
-        self.text.extend_from_slice(serde_json::to_string(text).unwrap().as_bytes());
+        let text = String::from_utf8(unescape(&self.piece)).unwrap();
+        self.text.extend_from_slice(serde_json::to_string(&text).unwrap().as_bytes());
         if key {
             self.text.push(b':');
         }
@@ -93,7 +93,70 @@ fn escape_non_ascii(text: &str) -> String {
     out
 }
 
+/// `text` as a JSON string, each character written in one of the ways that `ways` picks: plain, `\u` or short.
+fn written(text: &str, ways: &[u8]) -> String {
+    let mut out = String::from('"');
+    for (i, c) in text.chars().enumerate() {
+        let short = SHORT.iter().copied().chain([b'/']).find(|e| unescape(&[b'\\', *e]) == c.to_string().as_bytes());
+        match (ways.get(i).copied().unwrap_or(0) % 3, short) {
+            (0, Some(short)) => out.extend(['\\', char::from(short)]),
+            (1, _) => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
+            (_, Some(b'/') | None) if c >= ' ' => out.push(c),
+            (_, Some(short)) => out.extend(['\\', char::from(short)]),
+            (_, None) => out.push_str(&format!("\\u{:04X}", u32::from(c))),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// All pieces of the strings in `text`, put together.
+fn pieces(text: &[u8], size: usize) -> Result<Vec<u8>, JsonError> {
+    let mut scanner = Scanner::default();
+    let mut sink = Pieces::default();
+    text.chunks(size).try_for_each(|c| scanner.feed(c, &mut sink))?;
+    scanner.finish(&mut sink)?;
+    Ok(sink.0)
+}
+
+#[derive(Default)]
+struct Pieces(Vec<u8>);
+impl Sink for Pieces {
+    fn open(&mut self, _: Container, _: u32) {}
+    fn close(&mut self, _: Container, _: u32) {}
+    fn string_start(&mut self, _: bool, _: u32) {}
+    fn string_piece(&mut self, piece: &[u8]) {
+        self.0.extend_from_slice(piece);
+    }
+    fn string_end(&mut self, _: bool, _: u32) {}
+    fn scalar_piece(&mut self, _: &[u8]) {}
+    fn scalar_end(&mut self, _: u32) {}
+}
+
 proptest! {
+    #[test]
+    fn a_string_has_one_form_however_it_is_written_and_cut(
+        text in "[a-z \"\\\\/\n\t\r\u{8}\u{c}\u{1}é€\u{1F600}]{0,150}",
+        ways in proptest::collection::vec(any::<u8>(), 150),
+        size in 1..200_usize,
+    ) {
+        let form = pieces(written(&text, &ways).as_bytes(), size).unwrap();
+        prop_assert_eq!(&form, &pieces(written(&text, &[]).as_bytes(), usize::MAX).unwrap());
+        prop_assert_eq!(String::from_utf8(unescape(&form)).unwrap(), text);
+    }
+
+    #[test]
+    fn lone_surrogates_are_read_however_they_are_cut(units in proptest::collection::vec(0xD7FE..0xE002_u32, 0..30), size in 1..20_usize) {
+        let text = format!("[\"{}\"]", units.iter().map(|u| format!("\\u{u:04x}{}", if u % 7 == 0 { "x" } else { "" })).collect::<String>());
+        prop_assert_eq!(pieces(text.as_bytes(), size), pieces(text.as_bytes(), usize::MAX));
+    }
+
+    #[test]
+    fn bytes_of_strings_are_read_or_refused_however_they_are_cut(bytes in proptest::collection::vec(prop::sample::select(b"ab\"\\\\u0/ \xc3\xa9\xe2\x82\xac\xff".to_vec()), 0..200), size in 1..80_usize) {
+        let text = [b"[\"", &bytes[..], b"\"]"].concat();
+        prop_assert_eq!(pieces(&text, size), pieces(&text, usize::MAX));
+    }
+
     #[test]
     fn agrees_with_serde_json_however_it_is_cut(value in json(), size in 1..9_usize, pretty: bool, escaped: bool) {
         let mut text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();

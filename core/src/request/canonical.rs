@@ -6,8 +6,8 @@
 //! switch between them to hang a cache mark on a message).
 
 use super::fields::is_ignored_inside;
+use super::stage::Out;
 use crate::json::Container;
-use crate::prefix::{PrefixHasher, Stage};
 use xxhash_rust::xxh64::Xxh64;
 
 const OPEN_OBJECT: u8 = 0xF8;
@@ -19,39 +19,20 @@ const SCALAR: u8 = 0xFD;
 const KEY_END: u8 = 0xFE;
 const END: u8 = 0xFF;
 
-/// Where canonical bytes go.
-pub(super) trait Out {
-    fn write(&mut self, bytes: &[u8]);
-}
-
-impl Out for PrefixHasher {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        Self::write(self, bytes);
-    }
-}
-
 /// The digest of one identifying member.
 #[derive(Clone, Default)]
 pub(super) struct Digest {
-    stage: Stage,
     state: Xxh64,
     pub(super) bytes: u64,
 }
 
-impl Out for Digest {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        let state = &mut self.state;
-        self.stage.write(bytes, |b| state.update(b));
+impl Digest {
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.state.update(bytes);
         self.bytes += bytes.len() as u64;
     }
-}
 
-impl Digest {
-    pub(super) fn value(&mut self) -> u64 {
-        let state = &mut self.state;
-        self.stage.flush(|b| state.update(b));
+    pub(super) fn value(&self) -> u64 {
         self.state.digest()
     }
 }
@@ -116,13 +97,7 @@ impl Canonical {
         depth == 0 && container == Container::Array && matches!(self.shape, Shape::Messages | Shape::Text)
     }
 
-    /// Whether pieces of a value's string go out as they are.
-    #[inline]
-    pub(super) fn passes(&self) -> bool {
-        self.dropping.is_none() && self.part_key != PartKey::Type
-    }
-
-    pub(super) fn open(&mut self, container: Container, depth: u32, out: &mut impl Out) {
+    pub(super) fn open(&mut self, container: Container, depth: u32, out: &mut Out<'_>) {
         if self.dropping.is_some() {
             return;
         }
@@ -131,22 +106,43 @@ impl Canonical {
             self.parts_at = None;
         }
         if !self.is_wrapper(container, depth) {
-            out.write(&[if container == Container::Object { OPEN_OBJECT } else { OPEN_ARRAY }]);
+            out.push(if container == Container::Object { OPEN_OBJECT } else { OPEN_ARRAY });
         }
     }
 
-    pub(super) fn close(&mut self, container: Container, depth: u32, out: &mut impl Out) {
+    pub(super) fn close(&mut self, container: Container, depth: u32, out: &mut Out<'_>) {
         if self.dropping.is_some() {
             self.value_ended(depth);
             return;
         }
         if !self.is_wrapper(container, depth) {
-            out.write(&[if container == Container::Object { CLOSE_OBJECT } else { CLOSE_ARRAY }]);
+            out.push(if container == Container::Object { CLOSE_OBJECT } else { CLOSE_ARRAY });
         }
         self.value_ended(depth);
     }
 
-    pub(super) fn string_start(&mut self, key: bool, out: &mut impl Out) {
+    /// A string that came whole.
+    #[inline]
+    pub(super) fn string(&mut self, key: bool, depth: u32, text: &[u8], out: &mut Out<'_>) {
+        if self.dropping.is_some() {
+            if !key {
+                self.value_ended(depth);
+            }
+        } else if key {
+            self.key_ended(text, depth, out);
+        } else {
+            if self.part_key == PartKey::Type {
+                Self::kind_ended(text, out);
+            } else {
+                out.push(STRING);
+                out.write(text);
+                out.push(END);
+            }
+            self.value_ended(depth);
+        }
+    }
+
+    pub(super) fn string_start(&mut self, key: bool, out: &mut Out<'_>) {
         if self.dropping.is_some() {
             return;
         }
@@ -156,12 +152,12 @@ impl Canonical {
         } else if self.part_key == PartKey::Type {
             self.kind.clear();
         } else {
-            out.write(&[STRING]);
+            out.push(STRING);
         }
     }
 
     #[inline]
-    pub(super) fn string_piece(&mut self, key: bool, piece: &[u8], out: &mut impl Out) {
+    pub(super) fn string_piece(&mut self, key: bool, piece: &[u8], out: &mut Out<'_>) {
         if self.dropping.is_some() {
             return;
         }
@@ -190,75 +186,85 @@ impl Canonical {
         }
     }
 
-    pub(super) fn string_end(&mut self, key: bool, depth: u32, out: &mut impl Out) {
-        if key {
-            if self.dropping.is_none() {
-                self.key_ended(depth, out);
+    pub(super) fn string_end(&mut self, key: bool, depth: u32, out: &mut Out<'_>) {
+        if self.dropping.is_some() {
+            if !key {
+                self.value_ended(depth);
             }
-            return;
-        }
-        if self.dropping.is_none() {
-            if self.part_key == PartKey::Type {
-                if self.kind != b"text" {
-                    out.write(b"type");
-                    out.write(&[KEY_END, STRING]);
-                    out.write(&self.kind);
-                    out.write(&[END]);
-                }
+        } else if key {
+            if self.key_over {
+                out.push(KEY_END);
             } else {
-                out.write(&[END]);
+                let held = std::mem::take(&mut self.key);
+                self.key_ended(&held, depth, out);
+                self.key = held;
             }
+        } else {
+            if self.part_key == PartKey::Type {
+                Self::kind_ended(&self.kind, out);
+            } else {
+                out.push(END);
+            }
+            self.value_ended(depth);
         }
-        self.value_ended(depth);
     }
 
-    pub(super) fn scalar_piece(&mut self, piece: &[u8], out: &mut impl Out) {
+    /// The `type` of a part, whole.
+    fn kind_ended(kind: &[u8], out: &mut Out<'_>) {
+        if kind != b"text" {
+            out.write(b"type");
+            out.write(&[KEY_END, STRING]);
+            out.write(kind);
+            out.push(END);
+        }
+    }
+
+    pub(super) fn scalar_piece(&mut self, piece: &[u8], out: &mut Out<'_>) {
         if self.dropping.is_none() {
             self.flush_type_key(out);
             out.write(piece);
         }
     }
 
-    pub(super) fn scalar_end(&mut self, depth: u32, out: &mut impl Out) {
+    pub(super) fn scalar_end(&mut self, depth: u32, out: &mut Out<'_>) {
         if self.dropping.is_none() {
-            out.write(&[SCALAR]);
+            out.push(SCALAR);
         }
         self.value_ended(depth);
     }
 
-    fn key_ended(&mut self, depth: u32, out: &mut impl Out) {
-        if !self.key_over {
-            if is_ignored_inside(&self.key) {
-                self.dropping = Some(depth);
-                return;
-            }
-            // `depth` counts the containers around the key: a part's members stand at parts_at + 2.
-            if self.parts_at.is_some_and(|at| depth == at + 2) {
-                match self.key.as_slice() {
-                    b"type" => {
-                        self.part_key = PartKey::Type;
-                        return;
-                    }
-                    b"text" => {
-                        self.part_key = PartKey::Text;
-                        return;
-                    }
-                    _ => {}
+    #[inline]
+    fn key_ended(&mut self, key: &[u8], depth: u32, out: &mut Out<'_>) {
+        if is_ignored_inside(key) {
+            self.dropping = Some(depth);
+            return;
+        }
+        // `depth` counts the containers around the key: a part's members stand at parts_at + 2.
+        if self.parts_at.is_some_and(|at| depth == at + 2) {
+            match key {
+                b"type" => {
+                    self.part_key = PartKey::Type;
+                    return;
                 }
-            }
-            out.write(&self.key);
-            if self.shape == Shape::Messages && depth == 2 && self.key == b"content" {
-                self.parts_at = Some(2);
+                b"text" => {
+                    self.part_key = PartKey::Text;
+                    return;
+                }
+                _ => {}
             }
         }
-        out.write(&[KEY_END]);
+        out.write(key);
+        out.push(KEY_END);
+        if self.shape == Shape::Messages && depth == 2 && key == b"content" {
+            self.parts_at = Some(2);
+        }
     }
 
     /// A part's `type` turned out to be no string.
-    fn flush_type_key(&mut self, out: &mut impl Out) {
+    fn flush_type_key(&mut self, out: &mut Out<'_>) {
         if self.part_key == PartKey::Type {
             out.write(b"type");
-            out.write(&[KEY_END]);
+            out.push(KEY_END);
             self.part_key = PartKey::None;
         }
     }

@@ -8,6 +8,7 @@
 mod canonical;
 mod fields;
 mod reader;
+mod stage;
 
 pub use fields::{ApiKind, stored_response};
 pub use reader::Reader;

@@ -1,9 +1,10 @@
 //! The reader: scanner events of a body in, [`Prompt`] out.
 
-use super::canonical::{Canonical, Digest, Out, Shape};
+use super::canonical::{Canonical, Digest, Shape};
 use super::fields::{ApiKind, Member, SALT};
+use super::stage::{Out, Stage, Target};
 use super::{LoadOnly, Prompt};
-use crate::json::{Container, JsonError, Scanner, Sink};
+use crate::json::{Container, JsonError, Scanner, Sink, unescape};
 use crate::prefix::PrefixHasher;
 use crate::units::{ResponseKey, mix};
 
@@ -103,6 +104,7 @@ struct Body {
     members_seen: u32,
     barred: Option<LoadOnly>,
     canonical: Canonical,
+    stage: Stage,
     context: Text,
     system: Text,
     identities: Vec<Identity>,
@@ -132,6 +134,7 @@ impl Body {
             members_seen: 0,
             barred: None,
             canonical: Canonical::new(Shape::Plain),
+            stage: Stage::default(),
             context: Text::default(),
             system: Text::default(),
             identities: Vec::new(),
@@ -149,8 +152,8 @@ impl Body {
         self.barred.get_or_insert(why);
     }
 
-    fn begin_member(&mut self) {
-        self.member = Member::of(self.api, &self.key);
+    fn begin_member(&mut self, key: &[u8]) {
+        self.member = Member::of(self.api, key);
         let bit = self.member.bit();
         if self.members_seen & bit != 0 {
             self.bar(LoadOnly::DuplicateMember);
@@ -201,13 +204,15 @@ impl Body {
     /// A value ended with `depth` containers around it.
     fn end_value(&mut self, depth: u32) {
         if depth == 1 {
+            self.hashed(|_, out| out.flush());
             match self.member {
                 Member::Context => self.context.hasher.end_of_message(),
                 Member::System => self.system.hasher.end_of_message(),
                 _ => {}
             }
             self.member = Member::Ignored;
-        } else if depth == 2 && self.member == Member::Context {
+        } else if depth == 2 && self.member == Member::Context && self.context.hasher.wants_end(self.stage.len()) {
+            self.hashed(|_, out| out.flush());
             self.context.hasher.end_of_message();
         }
     }
@@ -225,6 +230,7 @@ impl Body {
             // null stands for absent.
             Member::Identity { .. } if null => {
                 self.identities.pop();
+                self.stage.clear();
             }
             Member::Context | Member::System if !null => self.bar(LoadOnly::UnknownShape),
             Member::Model if !null => self.bar(LoadOnly::UnknownShape),
@@ -247,7 +253,7 @@ impl Body {
         let mut seed = mix(self.api.seed(), xxhash_rust::xxh64::xxh64(&self.model_bytes, 1));
         let mut before = 0;
         self.identities.sort_by_key(|i| i.number);
-        for identity in &mut self.identities {
+        for identity in &self.identities {
             seed = mix(seed ^ u64::from(identity.number), identity.digest.value());
             if identity.in_prompt {
                 before += identity.digest.bytes;
@@ -272,8 +278,8 @@ impl Body {
 
     /// Runs `write` with the canonical form and the output of the member at hand, if it has one.
     #[inline]
-    fn hashed(&mut self, write: impl FnOnce(&mut Canonical, &mut Target<'_>)) {
-        let mut out = match self.member {
+    fn hashed(&mut self, write: impl FnOnce(&mut Canonical, &mut Out<'_>)) {
+        let target = match self.member {
             Member::Context => Target::Text(&mut self.context.hasher),
             Member::System => Target::Text(&mut self.system.hasher),
             Member::Identity { .. } => match self.identities.last_mut() {
@@ -282,23 +288,7 @@ impl Body {
             },
             _ => return,
         };
-        write(&mut self.canonical, &mut out);
-    }
-}
-
-/// Where the member at hand goes.
-enum Target<'a> {
-    Text(&'a mut PrefixHasher),
-    Digest(&'a mut Digest),
-}
-
-impl Out for Target<'_> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Text(out) => out.write(bytes),
-            Self::Digest(out) => out.write(bytes),
-        }
+        write(&mut self.canonical, &mut Out { stage: &mut self.stage, target });
     }
 }
 
@@ -325,6 +315,28 @@ impl Sink for Body {
         self.end_value(depth);
     }
 
+    #[inline]
+    fn string(&mut self, key: bool, depth: u32, text: &[u8]) {
+        match self.member {
+            Member::Context | Member::System | Member::Identity { .. } => {
+                // Below that depth no shape is checked and no boundary stands.
+                let counts = !key && depth <= 2;
+                if counts {
+                    self.begin_value(None, true, depth);
+                }
+                self.hashed(|c, out| c.string(key, depth - VALUE, text, out));
+                if counts {
+                    self.end_value(depth);
+                }
+            }
+            _ => {
+                self.string_start(key, depth);
+                self.string_piece(text);
+                self.string_end(key, depth);
+            }
+        }
+    }
+
     fn string_start(&mut self, key: bool, depth: u32) {
         self.in_key = key;
         if depth == 0 {
@@ -345,8 +357,6 @@ impl Sink for Body {
     fn string_piece(&mut self, piece: &[u8]) {
         let key = self.in_key;
         match self.member {
-            // Nearly all bytes of a request: long texts in messages.
-            Member::Context if !key && self.canonical.passes() => self.context.hasher.write(piece),
             Member::Context | Member::System | Member::Identity { .. } => {
                 self.hashed(|c, out| c.string_piece(key, piece, out));
             }
@@ -372,15 +382,17 @@ impl Sink for Body {
             return;
         }
         if key && depth == 1 {
-            self.begin_member();
+            let key = std::mem::take(&mut self.key);
+            self.begin_member(&key);
+            self.key = key;
             return;
         }
         self.hashed(|c, out| c.string_end(key, depth - VALUE, out));
         if !key {
             if self.member == Member::Model && depth == 1 {
-                self.model = String::from_utf8(self.model_bytes.clone()).ok();
+                self.model = String::from_utf8(unescape(&self.model_bytes)).ok();
             } else if self.member == Member::Previous && depth == 1 {
-                self.previous = Some(ResponseKey::of(&self.previous_bytes));
+                self.previous = Some(ResponseKey::of(&unescape(&self.previous_bytes)));
                 self.previous_bytes.clear();
             }
             self.end_value(depth);

@@ -82,6 +82,14 @@ fn escapes_do_not_matter() {
 }
 
 #[test]
+fn a_model_is_named_as_it_was_meant() {
+    let body = br#"{"model":"a\/b\u00e9\\c","messages":[{"role":"user","content":"x"}]}"#;
+    for chunk in [1, 100] {
+        assert_eq!(read(ApiKind::Chat, body, chunk).unwrap().model.as_deref(), Some(r"a/bé\c"));
+    }
+}
+
+#[test]
 fn everything_that_identifies_the_prompt_counts() {
     let reference = chat(&conversation());
     let changes: &[(&str, Value)] =
@@ -267,7 +275,7 @@ fn paths_are_known_by_method_and_path() {
 fn hashes_are_the_same_in_wasm_and_native() {
     // Pinned: runs on both targets. A change here needs a new `prefix::FINGERPRINT`.
     let p = chat(&conversation());
-    assert_eq!((p.bytes, p.boundaries.len(), last(&p).hash.0), (1815, 21, 31_684_427_445_293_864));
+    assert_eq!((p.bytes, p.boundaries.len(), last(&p).hash.0), (1820, 21, 15_727_050_789_540_280_676));
 }
 
 proptest! {
