@@ -6,7 +6,7 @@
 //! switch between them to hang a cache mark on a message).
 
 use super::fields::is_ignored_inside;
-use super::stage::Out;
+use super::stage::Stage;
 use crate::json::Container;
 use xxhash_rust::xxh64::Xxh64;
 
@@ -97,7 +97,7 @@ impl Canonical {
         depth == 0 && container == Container::Array && matches!(self.shape, Shape::Messages | Shape::Text)
     }
 
-    pub(super) fn open(&mut self, container: Container, depth: u32, out: &mut Out<'_>) {
+    pub(super) fn open(&mut self, container: Container, depth: u32, out: &mut Stage) {
         if self.dropping.is_some() {
             return;
         }
@@ -110,7 +110,7 @@ impl Canonical {
         }
     }
 
-    pub(super) fn close(&mut self, container: Container, depth: u32, out: &mut Out<'_>) {
+    pub(super) fn close(&mut self, container: Container, depth: u32, out: &mut Stage) {
         if self.dropping.is_some() {
             self.value_ended(depth);
             return;
@@ -123,7 +123,7 @@ impl Canonical {
 
     /// A string that came whole.
     #[inline]
-    pub(super) fn string(&mut self, key: bool, depth: u32, text: &[u8], out: &mut Out<'_>) {
+    pub(super) fn string(&mut self, key: bool, depth: u32, text: &[u8], out: &mut Stage) {
         if self.dropping.is_some() {
             if !key {
                 self.value_ended(depth);
@@ -134,15 +134,13 @@ impl Canonical {
             if self.part_key == PartKey::Type {
                 Self::kind_ended(text, out);
             } else {
-                out.push(STRING);
-                out.write(text);
-                out.push(END);
+                out.write_enclosed(STRING, text, END);
             }
             self.value_ended(depth);
         }
     }
 
-    pub(super) fn string_start(&mut self, key: bool, out: &mut Out<'_>) {
+    pub(super) fn string_start(&mut self, key: bool, out: &mut Stage) {
         if self.dropping.is_some() {
             return;
         }
@@ -157,7 +155,7 @@ impl Canonical {
     }
 
     #[inline]
-    pub(super) fn string_piece(&mut self, key: bool, piece: &[u8], out: &mut Out<'_>) {
+    pub(super) fn string_piece(&mut self, key: bool, piece: &[u8], out: &mut Stage) {
         if self.dropping.is_some() {
             return;
         }
@@ -186,7 +184,7 @@ impl Canonical {
         }
     }
 
-    pub(super) fn string_end(&mut self, key: bool, depth: u32, out: &mut Out<'_>) {
+    pub(super) fn string_end(&mut self, key: bool, depth: u32, out: &mut Stage) {
         if self.dropping.is_some() {
             if !key {
                 self.value_ended(depth);
@@ -210,23 +208,22 @@ impl Canonical {
     }
 
     /// The `type` of a part, whole.
-    fn kind_ended(kind: &[u8], out: &mut Out<'_>) {
+    fn kind_ended(kind: &[u8], out: &mut Stage) {
         if kind != b"text" {
             out.write(b"type");
             out.write(&[KEY_END, STRING]);
-            out.write(kind);
-            out.push(END);
+            out.write_ended(kind, END);
         }
     }
 
-    pub(super) fn scalar_piece(&mut self, piece: &[u8], out: &mut Out<'_>) {
+    pub(super) fn scalar_piece(&mut self, piece: &[u8], out: &mut Stage) {
         if self.dropping.is_none() {
             self.flush_type_key(out);
             out.write(piece);
         }
     }
 
-    pub(super) fn scalar_end(&mut self, depth: u32, out: &mut Out<'_>) {
+    pub(super) fn scalar_end(&mut self, depth: u32, out: &mut Stage) {
         if self.dropping.is_none() {
             out.push(SCALAR);
         }
@@ -234,7 +231,7 @@ impl Canonical {
     }
 
     #[inline]
-    fn key_ended(&mut self, key: &[u8], depth: u32, out: &mut Out<'_>) {
+    fn key_ended(&mut self, key: &[u8], depth: u32, out: &mut Stage) {
         if is_ignored_inside(key) {
             self.dropping = Some(depth);
             return;
@@ -253,18 +250,16 @@ impl Canonical {
                 _ => {}
             }
         }
-        out.write(key);
-        out.push(KEY_END);
+        out.write_ended(key, KEY_END);
         if self.shape == Shape::Messages && depth == 2 && key == b"content" {
             self.parts_at = Some(2);
         }
     }
 
     /// A part's `type` turned out to be no string.
-    fn flush_type_key(&mut self, out: &mut Out<'_>) {
+    fn flush_type_key(&mut self, out: &mut Stage) {
         if self.part_key == PartKey::Type {
-            out.write(b"type");
-            out.push(KEY_END);
+            out.write_ended(b"type", KEY_END);
             self.part_key = PartKey::None;
         }
     }

@@ -162,6 +162,12 @@ impl Member {
         }
     }
 
+    /// Whether its value reaches a hash in its canonical form.
+    #[inline]
+    pub(super) fn is_hashed(self) -> bool {
+        matches!(self, Self::Context | Self::System | Self::Identity { .. })
+    }
+
     /// A bit for each member that must not stand twice.
     pub(super) fn bit(self) -> u32 {
         match self {

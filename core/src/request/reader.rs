@@ -2,7 +2,7 @@
 
 use super::canonical::{Canonical, Digest, Shape};
 use super::fields::{ApiKind, Member, SALT};
-use super::stage::{Out, Stage, Target};
+use super::stage::Stage;
 use super::{LoadOnly, Prompt};
 use crate::json::{Container, JsonError, Scanner, Sink, unescape};
 use crate::prefix::PrefixHasher;
@@ -204,7 +204,7 @@ impl Body {
     /// A value ended with `depth` containers around it.
     fn end_value(&mut self, depth: u32) {
         if depth == 1 {
-            self.hashed(|_, out| out.flush());
+            self.flush();
             match self.member {
                 Member::Context => self.context.hasher.end_of_message(),
                 Member::System => self.system.hasher.end_of_message(),
@@ -212,7 +212,7 @@ impl Body {
             }
             self.member = Member::Ignored;
         } else if depth == 2 && self.member == Member::Context && self.context.hasher.wants_end(self.stage.len()) {
-            self.hashed(|_, out| out.flush());
+            self.flush();
             self.context.hasher.end_of_message();
         }
     }
@@ -230,7 +230,7 @@ impl Body {
             // null stands for absent.
             Member::Identity { .. } if null => {
                 self.identities.pop();
-                self.stage.clear();
+                self.stage.take();
             }
             Member::Context | Member::System if !null => self.bar(LoadOnly::UnknownShape),
             Member::Model if !null => self.bar(LoadOnly::UnknownShape),
@@ -276,19 +276,30 @@ impl Body {
         })
     }
 
-    /// Runs `write` with the canonical form and the output of the member at hand, if it has one.
+    /// Runs `write` with the canonical form of the member at hand and the stage, if it is one that is hashed.
     #[inline]
-    fn hashed(&mut self, write: impl FnOnce(&mut Canonical, &mut Out<'_>)) {
-        let target = match self.member {
-            Member::Context => Target::Text(&mut self.context.hasher),
-            Member::System => Target::Text(&mut self.system.hasher),
-            Member::Identity { .. } => match self.identities.last_mut() {
-                Some(identity) => Target::Digest(&mut identity.digest),
-                None => return,
-            },
-            _ => return,
-        };
-        write(&mut self.canonical, &mut Out { stage: &mut self.stage, target });
+    fn hashed(&mut self, write: impl FnOnce(&mut Canonical, &mut Stage)) {
+        if self.member.is_hashed() {
+            write(&mut self.canonical, &mut self.stage);
+            if self.stage.is_enough() {
+                self.flush();
+            }
+        }
+    }
+
+    /// Hashes what is staged of the member at hand.
+    #[inline(never)]
+    fn flush(&mut self) {
+        match self.member {
+            Member::Context => self.context.hasher.write(self.stage.take()),
+            Member::System => self.system.hasher.write(self.stage.take()),
+            Member::Identity { .. } => {
+                if let Some(identity) = self.identities.last_mut() {
+                    identity.digest.write(self.stage.take());
+                }
+            }
+            _ => {}
+        }
     }
 }
 
@@ -317,23 +328,20 @@ impl Sink for Body {
 
     #[inline]
     fn string(&mut self, key: bool, depth: u32, text: &[u8]) {
-        match self.member {
-            Member::Context | Member::System | Member::Identity { .. } => {
-                // Below that depth no shape is checked and no boundary stands.
-                let counts = !key && depth <= 2;
-                if counts {
-                    self.begin_value(None, true, depth);
-                }
-                self.hashed(|c, out| c.string(key, depth - VALUE, text, out));
-                if counts {
-                    self.end_value(depth);
-                }
-            }
-            _ => {
-                self.string_start(key, depth);
-                self.string_piece(text);
-                self.string_end(key, depth);
-            }
+        if !self.member.is_hashed() {
+            self.string_start(key, depth);
+            self.string_piece(text);
+            self.string_end(key, depth);
+            return;
+        }
+        // Below that depth no shape is checked and no boundary stands.
+        let counts = !key && depth <= 2;
+        if counts {
+            self.begin_value(None, true, depth);
+        }
+        self.hashed(|c, out| c.string(key, depth - VALUE, text, out));
+        if counts {
+            self.end_value(depth);
         }
     }
 

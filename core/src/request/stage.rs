@@ -1,99 +1,84 @@
 //! Canonical bytes on their way into a hash: most come in tens of bytes, and xxh64 is an order of magnitude faster on
 //! kilobytes.
 
-use super::canonical::Digest;
-use crate::prefix::PrefixHasher;
-
-/// Bytes that are hashed together.
-const SIZE: usize = 4096;
-/// Pieces from here on are hashed where they stand.
-const LONG: usize = 1024;
+/// From so many bytes on they are hashed.
+const ENOUGH: usize = 2048;
 
 /// Bytes that wait for more.
 pub(super) struct Stage {
+    /// The first `len` count; what is behind them is room.
     bytes: Vec<u8>,
     len: usize,
 }
 
-/// Where the bytes go in the end.
-pub(super) enum Target<'a> {
-    Text(&'a mut PrefixHasher),
-    Digest(&'a mut Digest),
-}
-
-/// The stage before one target.
-pub(super) struct Out<'a> {
-    pub(super) stage: &'a mut Stage,
-    pub(super) target: Target<'a>,
-}
-
 impl Default for Stage {
     fn default() -> Self {
-        Self { bytes: vec![0; SIZE], len: 0 }
+        Self { bytes: vec![0; ENOUGH + 512], len: 0 }
     }
 }
 
 impl Stage {
+    #[inline]
+    pub(super) fn push(&mut self, byte: u8) {
+        self.write_between(&[], &[], byte);
+    }
+
+    #[inline]
+    pub(super) fn write(&mut self, piece: &[u8]) {
+        copy(self.room(piece.len()), piece);
+    }
+
+    /// `piece` and a byte behind it.
+    #[inline]
+    pub(super) fn write_ended(&mut self, piece: &[u8], end: u8) {
+        self.write_between(&[], piece, end);
+    }
+
+    /// `piece` between two bytes.
+    #[inline]
+    pub(super) fn write_enclosed(&mut self, start: u8, piece: &[u8], end: u8) {
+        self.write_between(&[start], piece, end);
+    }
+
+    #[inline]
+    fn write_between(&mut self, start: &[u8], piece: &[u8], end: u8) {
+        let Some((last, room)) = self.room(start.len() + piece.len() + 1).split_last_mut() else { return };
+        *last = end;
+        let Some((first, room)) = room.split_at_mut_checked(start.len()) else { return };
+        copy(first, start);
+        copy(room, piece);
+    }
+
+    #[inline]
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        let start = self.len;
+        self.len += len;
+        if self.len > self.bytes.len() {
+            self.grow();
+        }
+        self.bytes.get_mut(start..self.len).unwrap_or_default()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) {
+        self.bytes.resize(self.len + ENOUGH, 0);
+    }
+
     /// Bytes that wait.
     pub(super) fn len(&self) -> u64 {
         self.len as u64
     }
 
-    pub(super) fn clear(&mut self) {
-        self.len = 0;
-    }
-}
-
-impl Out<'_> {
+    /// Whether they are worth hashing.
     #[inline]
-    pub(super) fn write(&mut self, piece: &[u8]) {
-        let end = self.stage.len + piece.len();
-        match self.stage.bytes.get_mut(self.stage.len..end) {
-            Some(room) if piece.len() < LONG => {
-                copy(room, piece);
-                self.stage.len = end;
-            }
-            _ => self.spill(piece),
-        }
+    pub(super) fn is_enough(&self) -> bool {
+        self.len >= ENOUGH
     }
 
-    #[inline]
-    pub(super) fn push(&mut self, byte: u8) {
-        match self.stage.bytes.get_mut(self.stage.len) {
-            Some(room) => {
-                *room = byte;
-                self.stage.len += 1;
-            }
-            None => self.spill(&[byte]),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn spill(&mut self, piece: &[u8]) {
-        self.flush();
-        match self.stage.bytes.get_mut(..piece.len()) {
-            Some(room) if piece.len() < LONG => {
-                room.copy_from_slice(piece);
-                self.stage.len = piece.len();
-            }
-            _ => self.target.absorb(piece),
-        }
-    }
-
-    /// Hands on all that waits.
-    pub(super) fn flush(&mut self) {
-        self.target.absorb(self.stage.bytes.get(..self.stage.len).unwrap_or_default());
-        self.stage.len = 0;
-    }
-}
-
-impl Target<'_> {
-    fn absorb(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Text(hasher) => hasher.write(bytes),
-            Self::Digest(digest) => digest.write(bytes),
-        }
+    /// All that waits. The stage is empty then.
+    pub(super) fn take(&mut self) -> &[u8] {
+        self.bytes.get(..std::mem::take(&mut self.len)).unwrap_or_default()
     }
 }
 
@@ -111,7 +96,8 @@ fn copy(to: &mut [u8], from: &[u8]) {
         8..=16 => ends::<8>(to, from),
         17..=32 => ends::<16>(to, from),
         33..=64 => ends::<32>(to, from),
-        _ => to.copy_from_slice(from),
+        len if len == to.len() => to.copy_from_slice(from),
+        _ => {}
     }
 }
 
@@ -129,31 +115,30 @@ fn ends<const N: usize>(to: &mut [u8], from: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
-    #[test]
-    fn a_copy_of_any_length_is_whole() {
-        for len in 0..200 {
-            let from: Vec<u8> = (1..=len).collect();
-            let mut to = vec![0; from.len()];
-            copy(&mut to, &from);
-            assert_eq!(to, from);
-        }
-    }
-
-    #[test]
-    fn what_is_staged_is_hashed_in_its_order() {
-        let bytes: Vec<u8> = (0..60_000_u32).map(|i| (i % 251) as u8).collect();
-        for size in [1, 7, 63, 1000, LONG, SIZE, SIZE + 1, 60_000] {
-            let (mut stage, mut digest) = (Stage::default(), Digest::default());
-            let mut out = Out { stage: &mut stage, target: Target::Digest(&mut digest) };
-            for piece in bytes.chunks(size) {
-                out.push(b'x');
-                out.write(piece);
+    proptest! {
+        #[test]
+        fn everything_is_kept_in_its_order(pieces in vec((vec(any::<u8>(), 0..200), 0..4), 0..60), long in 0..20_000_usize) {
+            let (mut stage, mut taken, mut expected) = (Stage::default(), Vec::new(), Vec::new());
+            for (piece, way) in pieces.into_iter().chain([(vec![7; long], 1)]) {
+                match way {
+                    0 => stage.push(1),
+                    1 => stage.write(&piece),
+                    2 => stage.write_ended(&piece, 1),
+                    _ => stage.write_enclosed(2, &piece, 1),
+                }
+                expected.extend((way == 3).then_some(2));
+                expected.extend_from_slice(if way == 0 { &[] } else { &piece });
+                expected.extend((way != 1).then_some(1));
+                if stage.is_enough() {
+                    taken.extend_from_slice(stage.take());
+                }
             }
-            out.flush();
-            let expected: Vec<u8> = bytes.chunks(size).flat_map(|c| std::iter::once(&b'x').chain(c)).copied().collect();
-            assert_eq!(digest.value(), xxhash_rust::xxh64::xxh64(&expected, 0), "{size}");
-            assert_eq!(digest.bytes, expected.len() as u64);
+            prop_assert_eq!(stage.len() as usize + taken.len(), expected.len());
+            taken.extend_from_slice(stage.take());
+            prop_assert_eq!(taken, expected);
         }
     }
 }
