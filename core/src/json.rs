@@ -208,7 +208,7 @@ impl Scanner {
             let start = chunk.begin_run();
             let stop = chunk.next_stop();
             let text = chunk.since(start);
-            if stop != Some(b'"') || chunk.run_is_high() && std::str::from_utf8(text).is_err() {
+            if stop != Some(b'"') || chunk.run_is_high() && simdutf8::basic::from_utf8(text).is_err() {
                 self.key = key;
                 self.inside = Inside::String;
                 sink.string_start(key, self.depth);

@@ -1,6 +1,7 @@
 //! Numbers and words, and UTF-8, checked while their pieces come.
 
 use super::JsonError;
+use simdutf8::compat::from_utf8;
 
 pub(super) fn is_scalar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.')
@@ -52,13 +53,13 @@ impl Utf8Tail {
             self.len += 1;
             piece = tail;
             let so_far = self.bytes.get(..self.len).ok_or(JsonError::Utf8)?;
-            match std::str::from_utf8(so_far) {
+            match from_utf8(so_far) {
                 Ok(_) => self.len = 0,
                 Err(e) if e.error_len().is_some() => return Err(JsonError::Utf8),
                 Err(_) => {}
             }
         }
-        if let Err(e) = std::str::from_utf8(piece) {
+        if let Err(e) = from_utf8(piece) {
             if e.error_len().is_some() {
                 return Err(JsonError::Utf8);
             }
