@@ -262,10 +262,13 @@ impl Scanner {
                     chunk.at += 2;
                     self.run(b"/", false, sink)?;
                 }
-                [_, b'u', a, b, c, d, ..] => {
-                    let unit = code_unit([*a, *b, *c, *d]).ok_or(JsonError::Syntax)?;
-                    chunk.at += 6;
-                    self.code_unit(unit, sink)?;
+                [_, b'u', _, _, _, _, ..] => {
+                    // Texts that are not English come as many of these in a row.
+                    while let [b'\\', b'u', a, b, c, d, ..] = chunk.rest() {
+                        let unit = code_unit([*a, *b, *c, *d]).ok_or(JsonError::Syntax)?;
+                        chunk.at += 6;
+                        self.code_unit(unit, sink)?;
+                    }
                 }
                 // The escape goes on in the next chunk, or is none.
                 _ => {
