@@ -31,9 +31,9 @@ pub(super) struct Chunk<'a> {
 impl<'a> Chunk<'a> {
     /// `open_escape`: the chunk before ended in the backslash of an escape.
     pub(super) fn new(bytes: &'a [u8], open_escape: bool) -> Self {
-        let mut chunk = Self { bytes, at: 0, block: 0, stops: 0, open_escape, block_high: false, high: false };
-        chunk.load(0, open_escape);
-        chunk
+        // The block before the first one.
+        let block = 0_usize.wrapping_sub(BLOCK);
+        Self { bytes, at: 0, block, stops: 0, open_escape, block_high: false, high: false }
     }
 
     /// The byte `ahead` of where the reader stands.
@@ -57,10 +57,7 @@ impl<'a> Chunk<'a> {
     /// Begins a run of text here and returns where that is.
     #[inline]
     pub(super) fn begin_run(&mut self) -> usize {
-        if self.at.wrapping_sub(self.block) >= BLOCK {
-            self.load_here();
-        }
-        self.high = self.block_high;
+        self.high = self.block_high && self.at.wrapping_sub(self.block) < BLOCK;
         self.at
     }
 
@@ -94,39 +91,35 @@ impl<'a> Chunk<'a> {
                 self.at = self.bytes.len();
                 return None;
             }
-            self.load_here();
+            self.load();
         }
     }
 
     /// Compares the block in which the reader stands. Blocks are skipped outside strings alone, where an escape is an
     /// error anyway.
     #[inline]
-    fn load_here(&mut self) {
+    fn load(&mut self) {
         let block = self.at & !(BLOCK - 1);
-        self.load(block, self.open_escape && block == self.block + BLOCK);
-    }
-
-    #[inline]
-    fn load(&mut self, block: usize, escaped: bool) {
+        let escaped = self.open_escape && block == self.block.wrapping_add(BLOCK);
+        let bytes = self.bytes.get(block..).unwrap_or_default();
         self.block = block;
-        (self.stops, self.open_escape, self.block_high) = look(self.bytes.get(block..).unwrap_or_default(), escaped);
+        (self.stops, self.open_escape, self.block_high) = match bytes.first_chunk() {
+            Some(block) => compare(block, escaped, BLOCK),
+            None => compare_last(bytes, escaped),
+        };
         self.high |= self.block_high;
     }
 }
 
-/// [`compare`] for the block at the start of `bytes`.
+/// [`compare`] for a block that the chunk's end cuts.
+#[cold]
 #[inline(never)]
-fn look(bytes: &[u8], escaped: bool) -> (u64, bool, bool) {
-    match bytes.first_chunk() {
-        Some(block) => compare(block, escaped, BLOCK),
-        None => {
-            let mut block = [0; BLOCK];
-            for (to, from) in block.iter_mut().zip(bytes) {
-                *to = *from;
-            }
-            compare(&block, escaped, bytes.len())
-        }
+fn compare_last(bytes: &[u8], escaped: bool) -> (u64, bool, bool) {
+    let mut block = [0; BLOCK];
+    for (to, from) in block.iter_mut().zip(bytes) {
+        *to = *from;
     }
+    compare(&block, escaped, bytes.len())
 }
 
 /// Where to stop in the `len` bytes of a block, whether the byte after them is escaped, and whether one is not ASCII.
