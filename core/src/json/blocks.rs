@@ -70,7 +70,8 @@ impl<'a> Chunk<'a> {
     /// Whether the chunk ends in the backslash of an escape. To be asked at the chunk's end, inside a string.
     #[inline]
     pub(super) fn ends_in_escape(&self) -> bool {
-        self.open_escape
+        // A reader that went over the end of this block did so inside an escape, which is complete.
+        self.open_escape && self.block.wrapping_add(BLOCK) >= self.bytes.len()
     }
 
     /// Goes on to the next `"` that is not escaped, or to the next byte that is and makes no short escape, and returns

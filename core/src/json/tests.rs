@@ -202,6 +202,18 @@ fn error(text: &[u8]) -> Option<JsonError> {
 }
 
 #[test]
+fn a_chunk_may_end_with_an_escape_that_a_block_cuts() {
+    for long in ["\\u00e9", "\\/", "\\u00e9\\u00e9"] {
+        for before in 50..66 {
+            let text = format!("\"{}{long}\"", "a".repeat(before));
+            let whole = pieces(text.as_bytes(), usize::MAX);
+            assert!(whole.is_ok());
+            assert_eq!(pieces(text.as_bytes(), text.len() - 1), whole, "{text}");
+        }
+    }
+}
+
+#[test]
 fn structure_errors_are_seen() {
     for text in [
         "",
