@@ -76,7 +76,7 @@ impl<'a> Chunk<'a> {
 
     /// Goes on to the next `"` that is not escaped, or to the next byte that is and makes no short escape, and returns
     /// it; without one, to the chunk's end.
-    #[inline]
+    #[inline(always)]
     pub(super) fn next_stop(&mut self) -> Option<u8> {
         loop {
             let inside = self.at.wrapping_sub(self.block);
@@ -98,7 +98,7 @@ impl<'a> Chunk<'a> {
 
     /// Compares the block in which the reader stands. Blocks are skipped outside strings alone, where an escape is an
     /// error anyway.
-    #[inline]
+    #[inline(always)]
     fn load(&mut self) {
         let block = self.at & !(BLOCK - 1);
         let escaped = self.open_escape && block == self.block.wrapping_add(BLOCK);
@@ -124,7 +124,7 @@ fn compare_last(bytes: &[u8], escaped: bool) -> (u64, bool, bool) {
 }
 
 /// Where to stop in the `len` bytes of a block, whether the byte after them is escaped, and whether one is not ASCII.
-#[inline]
+#[inline(always)]
 fn compare(block: &[u8; BLOCK], escaped: bool, len: usize) -> (u64, bool, bool) {
     let (mut quotes, mut backslashes, mut any, mut shift) = (0, 0, u8x16::splat(0), 0);
     for part in block.as_chunks::<16>().0 {
