@@ -122,7 +122,7 @@ impl Canonical {
     }
 
     /// A string that came whole.
-    #[inline]
+    #[inline(always)]
     pub(super) fn string(&mut self, key: bool, depth: u32, text: &[u8], out: &mut Stage) {
         if self.dropping.is_some() {
             if !key {

@@ -277,7 +277,7 @@ impl Body {
     }
 
     /// Runs `write` with the canonical form of the member at hand and the stage, if it is one that is hashed.
-    #[inline]
+    #[inline(always)]
     fn hashed(&mut self, write: impl FnOnce(&mut Canonical, &mut Stage)) {
         if self.member.is_hashed() {
             write(&mut self.canonical, &mut self.stage);
@@ -326,7 +326,7 @@ impl Sink for Body {
         self.end_value(depth);
     }
 
-    #[inline]
+    #[inline(always)]
     fn string(&mut self, key: bool, depth: u32, text: &[u8]) {
         if !self.member.is_hashed() {
             self.string_start(key, depth);
