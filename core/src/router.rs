@@ -115,13 +115,18 @@ impl Router {
         };
         view.index().matches(boundaries, &mut self.matches);
         self.gather(config, view, pool, model, bytes, now);
+        // Limits may take out any of the first, and a rank most of them.
+        let has_ranks = self.candidates.iter().any(|c| c.has_rank);
+        let best = if has_ranks || self.saturation.has_limits() { usize::MAX } else { config.limits.choices };
         let held = self.candidates.iter().filter_map(|c| self.matches.get(c.slot.0 as usize)).map(|m| m.bytes);
         let most_bytes = held.max().unwrap_or(0);
         let mut reason = match request {
-            Request::Prompt(_) => self.policy.rank(&self.candidates, novelty(boundaries, most_bytes), &mut self.ranked),
+            Request::Prompt(_) => {
+                self.policy.rank(&self.candidates, novelty(boundaries, most_bytes), best, &mut self.ranked)
+            }
             Request::Load { .. } | Request::Stored { .. } => {
                 // Equally loaded endpoints take turns: there is no prefix by which to agree.
-                match self.policy.rank(&self.candidates, mix(now.0, 1), &mut self.ranked) {
+                match self.policy.rank(&self.candidates, mix(now.0, 1), best, &mut self.ranked) {
                     Reason::Fallback => Reason::Fallback,
                     _ => Reason::LoadOnly,
                 }
@@ -145,8 +150,13 @@ impl Router {
         let serves = |k: &Known| model.is_some_and(|m| k.serves(m));
         let has_adapter = |k: &Known| model.is_some_and(|m| k.has_loaded(m));
         // Who says that it serves the model comes first; if nobody says so, the engine may: it knows aliases.
-        let only_serving = view.endpoints().any(|(_, k)| may(k) && serves(k));
-        let somewhere_loaded = view.endpoints().any(|(_, k)| may(k) && has_adapter(k));
+        let (mut only_serving, mut somewhere_loaded) = (false, false);
+        if model.is_some() {
+            for (_, k) in view.endpoints().filter(|(_, k)| may(k)) {
+                only_serving |= serves(k);
+                somewhere_loaded |= has_adapter(k);
+            }
+        }
         self.candidates.clear();
         for (slot, known) in view.endpoints() {
             if !may(known) || (only_serving && !serves(known)) {
@@ -170,6 +180,7 @@ impl Router {
                 in_flight: known.load.in_flight(),
                 foreign: known.foreign,
                 waiting: known.waiting(),
+                has_rank: known.endpoint.rank.is_some(),
                 loads_adapter: somewhere_loaded && !has_adapter(known),
                 room: view.index().room(slot),
                 reuse: view.reuse(),

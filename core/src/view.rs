@@ -139,6 +139,8 @@ pub struct View {
     stored: Stored,
     in_flight: HashedMap<(u64, u64), InFlight>,
     bytes_per_token: LogAverage,
+    /// Its inverse: asked for several times an endpoint in each decision.
+    tokens_per_byte: f64,
     prefill: LogAverage,
     /// Seconds: the constant part of a time to first token, and what each decoding request adds.
     base: LogAverage,
@@ -167,6 +169,7 @@ impl View {
             stored: Stored::default(),
             in_flight: HashedMap::default(),
             bytes_per_token: LogAverage::new(limits.prior_bytes_per_token),
+            tokens_per_byte: inverse(&LogAverage::new(limits.prior_bytes_per_token)),
             prefill: LogAverage::new(limits.prior_prefill_rate),
             base: LogAverage::new(limits.prior_base.0),
             per_decode: LogAverage::new(limits.prior_per_decode.0),
@@ -397,6 +400,7 @@ impl View {
             && entry.bytes > 0
         {
             self.bytes_per_token.add(f64::from(entry.bytes) / tokens.0 as f64);
+            self.tokens_per_byte = inverse(&self.bytes_per_token);
         }
     }
 
@@ -455,13 +459,13 @@ impl View {
     /// Canonical bytes as tokens, by what answers have shown.
     #[must_use]
     pub fn tokens(&self, bytes: u32) -> Tokens {
-        Tokens((f64::from(bytes) / self.bytes_per_token.value().max(0.1)) as u64)
+        Tokens((f64::from(bytes) * self.tokens_per_byte) as u64)
     }
 
     /// KV cache tokens that the requests in flight at an endpoint hold, or will before they are over.
     #[must_use]
     pub fn held(&self, slot: Slot) -> Tokens {
-        let prompts = self.index.pinned(slot) as f64 / self.bytes_per_token.value().max(0.1);
+        let prompts = self.index.pinned(slot) as f64 * self.tokens_per_byte;
         Tokens(prompts as u64 + self.known(slot).map_or(0, |k| k.load.pinned().0))
     }
 
@@ -471,7 +475,7 @@ impl View {
     pub fn kv_pressure(&self, slot: Slot, uncached: Tokens) -> KvPressure {
         let Some(known) = self.known(slot) else { return KvPressure::default() };
         let capacity = known.endpoint.capacity.0 as f64;
-        let held = self.index.pinned(slot) as f64 / self.bytes_per_token.value().max(0.1)
+        let held = self.index.pinned(slot) as f64 * self.tokens_per_byte
             + known.load.pinned().0 as f64
             + known.foreign_kv.0 as f64;
         if capacity <= 0.0 || held <= 0.0 {
@@ -586,6 +590,11 @@ impl View {
     pub fn digest(&self) -> u64 {
         mix(self.index.digest(), self.in_flight.len() as u64)
     }
+}
+
+/// Of bytes a token: never so many tokens that figures overflow.
+fn inverse(bytes_per_token: &LogAverage) -> f64 {
+    1.0 / bytes_per_token.value().max(0.1)
 }
 
 /// An endpoint's own rate counts when it clearly differs from what all show: where they are alike, noise would make one

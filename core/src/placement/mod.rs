@@ -40,6 +40,8 @@ pub struct Candidate {
     pub foreign: u32,
     /// Requests that wait there for their turn.
     pub waiting: u32,
+    /// It is a data-parallel rank of a pod with several.
+    pub has_rank: bool,
     /// The request's LoRA adapter is on other GPUs, and would have to be loaded here first.
     pub loads_adapter: bool,
     /// How long a cached prompt lives there; `None` while its cache is not full.
@@ -102,13 +104,15 @@ pub struct Ranked {
     pub predicted: Seconds,
     /// What it was compared by.
     pub cost: Seconds,
-    /// Among equals of the cheapest: fewest requests in flight first, then the largest number drawn.
+    /// Among equals of the cheapest: fewest requests in flight first, then the largest number drawn (0 for all but those
+    /// with the fewest).
     pub draw: Option<(Reverse<u32>, f64)>,
 }
 
 /// A rule of placement.
 pub trait Policy {
-    /// Ranks the candidates, best first: the first is the choice, the next are where a retry goes. `novelty` is the
-    /// hash of the first part of the prompt that nobody holds: equal for prompts that would be placed anew together.
-    fn rank(&self, candidates: &[Candidate], novelty: u64, ranked: &mut Vec<Ranked>) -> Reason;
+    /// Ranks the candidates: the first is the choice, the next are where a retry goes. Only the `best` first ones are put
+    /// in order, the others follow in any. `novelty` is the hash of the first part of the prompt that nobody holds: equal
+    /// for prompts that would be placed anew together.
+    fn rank(&self, candidates: &[Candidate], novelty: u64, best: usize, ranked: &mut Vec<Ranked>) -> Reason;
 }

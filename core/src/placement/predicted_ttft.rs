@@ -23,7 +23,7 @@
 
 use super::{Candidate, Policy, Ranked, Reason};
 use crate::units::{Seconds, Tokens, mix};
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 
 /// The weights. Times are in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,8 +48,8 @@ impl Default for Weights {
             foreign_penalty: Seconds(0.05),
             adapter_load: Seconds(0.5),
             eviction_horizon: Seconds(60.0),
-            spill_ratio: 1.3,
-            spill_margin: Seconds(0.25),
+            spill_ratio: 1.6,
+            spill_margin: Seconds(0.4),
             tie_ratio: 1.05,
         }
     }
@@ -104,42 +104,68 @@ fn drawn(c: &Candidate, novelty: u64) -> f64 {
 const LEAST_ROOM: f64 = 0.05;
 
 impl Policy for PredictedTtft {
-    fn rank(&self, candidates: &[Candidate], novelty: u64, ranked: &mut Vec<Ranked>) -> Reason {
+    fn rank(&self, candidates: &[Candidate], novelty: u64, best: usize, ranked: &mut Vec<Ranked>) -> Reason {
         ranked.clear();
         let warmest = candidates.iter().max_by_key(|c| (c.matched, c.sharing));
         ranked.extend(candidates.iter().enumerate().map(|(i, c)| self.judge(i, c, warmest)));
-        let Some(cheapest) = ranked.iter().map(|r| r.cost.0).reduce(f64::min) else { return Reason::Fallback };
-        let matched = |r: &Ranked| candidates.get(r.candidate).map_or(Tokens(0), |c| c.matched);
-        let equal = cheapest * self.weights.tie_ratio;
-        for r in ranked.iter_mut().filter(|r| r.cost.0 <= equal) {
-            r.draw = candidates.get(r.candidate).map(|c| (Reverse(c.in_flight), drawn(c, novelty)));
+        let (Some(cheapest), Some(warmest)) = (ranked.iter().map(|r| r.cost.0).reduce(f64::min), warmest) else {
+            return Reason::Fallback;
+        };
+        draw(candidates, novelty, cheapest * self.weights.tie_ratio, ranked);
+        let candidate = |r: &Ranked| candidates.get(r.candidate).unwrap_or(warmest);
+        let most = warmest.matched;
+        let holds_most = |r: &Ranked| most.saturating_sub(candidate(r).matched) < BLOCK;
+        let numbered = || ranked.iter().enumerate();
+        let first = numbered().min_by(|a, b| before(a.1, b.1));
+        let warm = numbered().filter(|(_, r)| holds_most(r)).min_by(|a, b| before(a.1, b.1));
+        let (Some((first, one)), Some((warm, warmest_one))) = (first, warm) else { return Reason::Fallback };
+        let dear = warmest_one.cost.0;
+        let reason = if most < BLOCK {
+            Reason::Cold
+        } else if !holds_most(one) && relieves(candidate(one), warmest) {
+            Reason::Spread
+        } else if dear > cheapest * self.weights.spill_ratio && dear > cheapest + self.weights.spill_margin.0 {
+            Reason::Spill
+        } else {
+            Reason::Warm
+        };
+        ranked.swap(0, if reason == Reason::Warm { warm } else { first });
+        if let Some((_, others)) = ranked.split_first_mut() {
+            let best = best.saturating_sub(1);
+            if best < others.len() {
+                others.select_nth_unstable_by(best, before);
+            }
+            if let Some(next) = others.get_mut(..best.min(others.len())) {
+                next.sort_unstable_by(before);
+            }
         }
-        // Equals first, among themselves by the draw; then by cost.
-        ranked.sort_unstable_by(|a, b| match (a.draw, b.draw) {
-            (None, None) => a.cost.0.total_cmp(&b.cost.0),
-            (Some((a_load, a_draw)), Some((b_load, b_draw))) => b_load.cmp(&a_load).then(b_draw.total_cmp(&a_draw)),
-            (a, b) => b.is_some().cmp(&a.is_some()),
-        });
-        let most = ranked.iter().map(matched).max().unwrap_or_default();
-        if most < BLOCK {
-            return Reason::Cold;
-        }
-        let is_warmest = |r: &Ranked| most.saturating_sub(matched(r)) < BLOCK;
-        let first = ranked.first().and_then(|r| candidates.get(r.candidate));
-        if let (Some(first), Some(warmest)) = (first, warmest)
-            && most.saturating_sub(first.matched) >= BLOCK
-            && relieves(first, warmest)
+        reason
+    }
+}
+
+/// Draws among those that cost at most `equal`.
+fn draw(candidates: &[Candidate], novelty: u64, equal: f64, ranked: &mut [Ranked]) {
+    let mut fewest = u32::MAX;
+    for r in ranked.iter_mut().filter(|r| r.cost.0 <= equal) {
+        let in_flight = candidates.get(r.candidate).map_or(u32::MAX, |c| c.in_flight);
+        r.draw = Some((Reverse(in_flight), 0.0));
+        fewest = fewest.min(in_flight);
+    }
+    for r in ranked {
+        if let Some((Reverse(in_flight), number)) = &mut r.draw
+            && *in_flight == fewest
         {
-            return Reason::Spread;
+            *number = candidates.get(r.candidate).map_or(0.0, |c| drawn(c, novelty));
         }
-        let warmest = ranked.iter().position(is_warmest).unwrap_or(0);
-        let dear = ranked.get(warmest).map_or(0.0, |r| r.cost.0);
-        if dear > cheapest * self.weights.spill_ratio && dear > cheapest + self.weights.spill_margin.0 {
-            return Reason::Spill;
-        }
-        let warmest = ranked.remove(warmest);
-        ranked.insert(0, warmest);
-        Reason::Warm
+    }
+}
+
+/// The order: equals first, among themselves by the draw; then by cost.
+fn before(a: &Ranked, b: &Ranked) -> Ordering {
+    match (a.draw, b.draw) {
+        (None, None) => a.cost.0.total_cmp(&b.cost.0),
+        (Some((a_load, a_draw)), Some((b_load, b_draw))) => b_load.cmp(&a_load).then(b_draw.total_cmp(&a_draw)),
+        (a, b) => b.is_some().cmp(&a.is_some()),
     }
 }
 
@@ -165,6 +191,7 @@ mod tests {
             in_flight: 0,
             foreign: 0,
             waiting: 0,
+            has_rank: false,
             loads_adapter: false,
             turnover: None,
             room: 1.0,
@@ -174,7 +201,7 @@ mod tests {
 
     fn choose(candidates: &[Candidate], novelty: u64) -> (Reason, Vec<u32>) {
         let mut ranked = Vec::new();
-        let reason = PredictedTtft::default().rank(candidates, novelty, &mut ranked);
+        let reason = PredictedTtft::default().rank(candidates, novelty, usize::MAX, &mut ranked);
         (reason, ranked.iter().map(|r| candidates[r.candidate].slot.0).collect())
     }
 
@@ -260,6 +287,24 @@ mod tests {
         let mut third = candidate(3, 0, 0.0);
         third.in_flight = 6;
         assert_eq!(choose(&[third, busy], 1).0, Reason::Warm, "not in demand");
+    }
+
+    #[test]
+    fn the_best_few_are_those_of_the_whole_order() {
+        for seed in 0..200_u64 {
+            let random = |n: u64| mix(seed, n) % 7;
+            let all: Vec<_> = (0..12)
+                .map(|n| Candidate {
+                    in_flight: random(u64::from(n)) as u32,
+                    ..candidate(n, random(u64::from(n) + 50) * 1000, random(u64::from(n) + 99) as f64 * 0.1)
+                })
+                .collect();
+            let (mut whole, mut few) = (Vec::new(), Vec::new());
+            let reason = PredictedTtft::default().rank(&all, seed, usize::MAX, &mut whole);
+            assert_eq!(PredictedTtft::default().rank(&all, seed, 3, &mut few), reason);
+            let costs = |ranked: &[Ranked]| ranked.iter().take(3).map(|r| (r.cost, r.draw)).collect::<Vec<_>>();
+            assert_eq!((costs(&few), few.len()), (costs(&whole), whole.len()));
+        }
     }
 
     #[test]

@@ -72,9 +72,15 @@ pub enum Outcome {
 }
 
 impl Saturation {
+    /// Whether anything can be saturated.
+    #[must_use]
+    pub fn has_limits(&self) -> bool {
+        self.limits != Limits::default()
+    }
+
     /// Puts endpoints below the limits before those over them, each group in its order, and says whether to refuse.
     pub fn apply(&self, candidates: &[Candidate], ranked: &mut [Ranked], priority: Priority) -> Outcome {
-        if self.limits == Limits::default() || ranked.is_empty() {
+        if !self.has_limits() || ranked.is_empty() {
             return Outcome::Kept;
         }
         let over = |r: &Ranked, share: f64| {
@@ -117,6 +123,7 @@ mod tests {
             in_flight: waiting,
             foreign: 0,
             waiting,
+            has_rank: false,
             loads_adapter: false,
             turnover: None,
             room: 1.0,
@@ -126,7 +133,7 @@ mod tests {
 
     fn apply(rule: Saturation, candidates: &[Candidate], priority: i64) -> (Outcome, Vec<usize>) {
         let mut ranked = Vec::new();
-        PredictedTtft::default().rank(candidates, 1, &mut ranked);
+        PredictedTtft::default().rank(candidates, 1, usize::MAX, &mut ranked);
         let outcome = rule.apply(candidates, &mut ranked, Priority(priority));
         (outcome, ranked.iter().map(|r| r.candidate).collect())
     }
