@@ -8,7 +8,7 @@ WASM := wasm32-wasip1
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build ## a real workload through real Envoy: round robin next to warmpath (KEEP=1, PODS=vllm, ARGS="--help")
@@ -25,6 +25,11 @@ test-core: setup ## unit and property tests, native and in wasm
 .PHONY: test-e2e
 test-e2e: build ## end-to-end tests on real Envoy, and the manifests
 	$(PY) -m pytest tests -q
+
+.PHONY: test-monitoring
+test-monitoring: build $(VENV)/.monitoring ## dashboards, rules and scrape configuration on a real Prometheus and Envoy
+	@tests/tools/get-prometheus >/dev/null
+	$(PY) -m pytest tests/monitoring -q
 
 .PHONY: check
 check: setup ## formatting, lints, documentation, licences
@@ -50,6 +55,10 @@ bench-replay: build ## rules of placement over nine workloads in simulated time 
 bench-plots: ## plots and tables of docs/benchmarks.md, from what bench-replay wrote
 	$(PYTHON) bench/plot_replay.py target/bench/replay.json
 
+.PHONY: monitoring
+monitoring: $(VENV)/.monitoring ## writes what is generated in monitoring/: dashboards and the manifests that carry them
+	$(PY) monitoring/generate.py
+
 .PHONY: build
 build: setup ## the filter (.wasm), the sidecar and the benchmark tool
 	cargo build -p warmpath-filter --target $(WASM) --release --quiet
@@ -64,6 +73,11 @@ $(VENV)/.ready: tests/requirements.txt rust-toolchain.toml
 	@if command -v rustup >/dev/null; then rustup show active-toolchain >/dev/null 2>&1 || rustup toolchain install; rustup target add $(WASM) >/dev/null 2>&1; fi
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+$(VENV)/.monitoring: $(VENV)/.ready monitoring/requirements.txt
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed for monitoring/"; exit 1; }
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r monitoring/requirements.txt
 	@touch $@
 
 .PHONY: clean

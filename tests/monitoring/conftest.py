@@ -1,0 +1,107 @@
+"""One gateway under load with Prometheus beside it, for all tests that only look.
+
+Tests that change something start a small stack of their own.
+"""
+
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from stack import paths  # noqa: E402
+from stack.client import Client  # noqa: E402
+from stack.process import Process, wait_for  # noqa: E402
+from stack.stack import Stack  # noqa: E402
+
+from prometheus import MONITORING, Prometheus, on_this_machine, pod, shipped_config  # noqa: E402
+
+RULES = [MONITORING / "rules" / name for name in ("recording.yaml", "alerts.yaml")]
+GATEWAY = {"gateway.networking.k8s.io/gateway-name": "llm-gateway"}
+PODS = {"model": "Qwen/Qwen3-32B", "kv_tokens": 26_000}
+
+
+def discovered(stack: Stack) -> list[dict]:
+    """The stack's processes, as Kubernetes discovery would list them."""
+    found = [pod(p.address, f"vllm-{i}", "vllm", {"app": "vllm"}) for i, p in enumerate(stack.pods)]
+    # Istio's own annotations are on a gateway's pods: they must not have them scraped twice.
+    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "15020"}
+    gateway = (f"127.0.0.1:{stack.envoy.admin}", "gateway-0", "istio-proxy", GATEWAY, annotations)
+    sidecar = (stack.sidecar.http, "gateway-0", "warmpath-sidecar", GATEWAY, annotations)
+    return [*found, pod(*gateway), pod(*sidecar)]
+
+
+def ports(stack: Stack) -> dict[str, str]:
+    """Fixed ports of the shipped configuration, and what stands for them here."""
+    each = "|".join(p.address.rsplit(":", 1)[1] for p in stack.pods)
+    return {":15090": f":{stack.envoy.admin}", ":9464": f":{stack.sidecar.http.rsplit(':', 1)[1]}", ";8000": f";({each})"}
+
+
+def watched(folder: Path, stack: Stack, rules: list[Path] = RULES, more: list[dict] | None = None) -> Prometheus:
+    """Prometheus with the shipped configuration, looking at a stack."""
+    config = on_this_machine(shipped_config(), discovered(stack) + (more or []), ports(stack), rules)
+    return Prometheus(folder, config)
+
+
+class Load:
+    """The recorded workload, again and again until it is stopped, slow enough that it never leaves a pause behind it.
+    Beside it, prompts that nobody has cached: in the recorded ones the beginning is soon known everywhere."""
+
+    def __init__(self, folder: Path, url: str):
+        self.command = [paths.BENCH, "play", "--url", url, "--trace", paths.TRACE, "--speed", "4", "--quiet"]
+        self.log = folder / "load.log"
+        self.client = Client(url)
+        self.over = threading.Event()
+        self.threads = [threading.Thread(target=run, daemon=True) for run in (self.recorded, self.new)]
+        for thread in self.threads:
+            thread.start()
+
+    def recorded(self) -> None:
+        while not self.over.is_set():
+            play = Process("load", self.command, self.log)
+            while play.alive() and not self.over.wait(0.1):
+                pass
+            play.stop()
+
+    def new(self) -> None:
+        while not self.over.wait(0.5):
+            try:
+                self.client.chat(uuid.uuid4().hex + " and then" * 300, model=PODS["model"], stream=True)
+            except OSError:
+                pass  # Late on a busy machine; the next one will do.
+
+    def stop(self) -> None:
+        self.over.set()
+        for thread in self.threads:
+            thread.join(20)
+
+
+@pytest.fixture(scope="session")
+def under_load(tmp_path_factory) -> Iterator[tuple[Stack, Prometheus]]:
+    """A gateway, a sidecar and three pods under load, scraped long enough for every rate."""
+    folder = tmp_path_factory.mktemp("load")
+    with ExitStack() as ends:
+        stack = ends.enter_context(Stack(folder, "buffered", pods=3, pod_options=PODS))
+        prometheus = watched(folder, stack)
+        ends.callback(prometheus.stop)
+        load = Load(folder, stack.envoy.url)
+        ends.callback(load.stop)
+        wait_for("a hundred streams", lambda: value(prometheus, "sum(warmpath_ttft_ms_count)") > 100, timeout=60, every=0.2)
+        # Both kinds of prompts, and rules that build on one another: evaluated twice after that.
+        needed = "rate(warmpath_ttft_ms_count{prefix='cold'}[1m]) > 0 and on () warmpath:pods_hit_ratio:rate10m and on () warmpath:ttft_ms:p90_rate10m"
+        wait_for("rates of all kinds", lambda: prometheus.query(needed), timeout=60, every=0.2)
+        yield stack, prometheus
+
+
+@pytest.fixture(scope="session")
+def prometheus(under_load) -> Prometheus:
+    return under_load[1]
+
+
+def value(prometheus: Prometheus, expr: str) -> float:
+    return sum(v for _, v in prometheus.query(expr))
