@@ -5,9 +5,9 @@ with both, and versions that write both, are counted once:
 
 | now | before |
 | --- | --- |
-| `kv_cache_usage_perc` | `gpu_cache_usage_perc` (until 0.10) |
-| `prefix_cache_queries`, `prefix_cache_hits` | `gpu_prefix_cache_queries`, `gpu_prefix_cache_hits` (until 0.10) |
-| `inter_token_latency_seconds` | `time_per_output_token_seconds` (until 0.12) |
+| `kv_cache_usage_perc` | `gpu_cache_usage_perc` (renamed in 0.9) |
+| `prefix_cache_queries`, `prefix_cache_hits` | `gpu_prefix_cache_queries`, `gpu_prefix_cache_hits` (renamed in 0.9) |
+| `inter_token_latency_seconds` | `time_per_output_token_seconds` (after 0.10) |
 """
 
 from .panels import Graph, Number, Page, Query, Row, Variable

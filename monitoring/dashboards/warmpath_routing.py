@@ -35,11 +35,9 @@ PREDICTED = ratio(total("predicted_hit_tokens"), total("prompt_tokens"))
 TRUE = ratio(total("true_hit_tokens"), total("true_prompt_tokens"))
 # Tokens that need no prefill, by what a pod computes in a second: seconds of a pod.
 POD_SECONDS = f"{total('predicted_hit_tokens')} / ({gauge('prefill_tokens_per_second', 'avg')} > 0)"
-# The sidecar's own series: of the gateway pods that are chosen.
-SIDECAR = "$filter"
 PER_ENDPOINT = (
-    f"max by (pool, endpoint, rank) (warmpath_sidecar_endpoint_running{{{SIDECAR}}})"
-    f" + max by (pool, endpoint, rank) (warmpath_sidecar_endpoint_waiting{{{SIDECAR}}})"
+    f"max by (pool, endpoint, rank) (warmpath_sidecar_endpoint_running{{$filter}})"
+    f" + max by (pool, endpoint, rank) (warmpath_sidecar_endpoint_waiting{{$filter}})"
 )
 
 PAGE = Page(
@@ -57,7 +55,12 @@ PAGE = Page(
             "Now",
             [
                 Number("Decisions", "A second.", total("decisions"), "reqps"),
-                Number("Predicted hits", "Share of prompt tokens believed to be cached where they went.", PREDICTED, "percentunit"),
+                Number(
+                    "Predicted hits",
+                    "Share of prompt tokens believed to be cached where they went.",
+                    PREDICTED,
+                    "percentunit",
+                ),
                 Number(
                     "True hits",
                     "The same share, as vLLM reports it. Needs --enable-prompt-tokens-details.",
@@ -117,7 +120,13 @@ PAGE = Page(
                     "percentunit",
                 ),
                 Graph("Decisions by pool", "A second.", by("pool", "decisions"), "reqps", stacked=True),
-                Graph("Requests by kind", "By vLLM's API; other paths are placed by load.", by("kind", "requests"), "reqps", stacked=True),
+                Graph(
+                    "Requests by kind",
+                    "By vLLM's API; other paths are placed by load.",
+                    by("kind", "requests"),
+                    "reqps",
+                    stacked=True,
+                ),
                 Graph(
                     "Not matched, by cause",
                     "Prompts placed by load alone. docs/metrics.md names the causes.",
@@ -212,7 +221,7 @@ PAGE = Page(
                 Graph(
                     "Endpoints by state",
                     "late: slow to answer scrapes, still chosen. failing: gets nothing.",
-                    [Query(f"max by (state) (warmpath_sidecar_endpoints{{{SIDECAR}}})", "{{state}}")],
+                    [Query(f"max by (state) (warmpath_sidecar_endpoints{{$filter}})", "{{state}}")],
                     stacked=True,
                 ),
                 Graph(
@@ -246,7 +255,8 @@ PAGE = Page(
                     "Time until a pod answered or failed. Past --scrape-timeout it counts as late.",
                     [
                         Query(
-                            f"histogram_quantile(0.9, sum by (le) (rate(warmpath_sidecar_scrape_seconds_bucket{{{SIDECAR}}}{RATE}))) >= 0",
+                            "histogram_quantile(0.9, sum by (le) ("
+                            f"rate(warmpath_sidecar_scrape_seconds_bucket{{$filter}}{RATE}))) >= 0",
                             "p90",
                         )
                     ],
@@ -255,7 +265,7 @@ PAGE = Page(
                 Graph(
                     "Failed scrapes by cause",
                     "A second. Empty as long as none failed.",
-                    [Query(f"sum by (cause) (rate(warmpath_sidecar_scrape_errors_total{{{SIDECAR}}}{RATE}))", "{{cause}}")],
+                    [Query(f"sum by (cause) (rate(warmpath_sidecar_scrape_errors_total{{$filter}}{RATE}))", "{{cause}}")],
                 ),
                 Graph(
                     "Feed streams",
@@ -265,7 +275,7 @@ PAGE = Page(
                 Graph(
                     "Streams open at the sidecar",
                     "One for each plugin of the Envoy beside it.",
-                    [Query(f"sum by (pod) (warmpath_sidecar_feed_streams{{{SIDECAR}}})", "{{pod}}")],
+                    [Query(f"sum by (pod) (warmpath_sidecar_feed_streams{{$filter}})", "{{pod}}")],
                 ),
                 Graph("Tables received", "A second.", [Query(total("tables"), "tables")]),
             ],

@@ -28,10 +28,10 @@ def home() -> Path:
     return Path(found.stdout.strip())
 
 
-def promtool(*arguments, stdin: str | None = None) -> str:
+def promtool(*arguments) -> str:
     """Its output; an error of its is one here."""
     command = [str(part) for part in (home() / "promtool", *arguments)]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 
@@ -45,7 +45,10 @@ def shipped_config() -> dict:
     return yaml.safe_load(documents("prometheus-config.yaml")[0]["data"]["prometheus.yml"])
 
 
-def pod(address: str, name: str, container: str, labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None) -> dict:
+Pairs = dict[str, str] | None
+
+
+def pod(address: str, name: str, container: str, labels: Pairs = None, annotations: Pairs = None) -> dict:
     """A target as Kubernetes discovery would give it: one port of one container of a running pod."""
     host, port = address.rsplit(":", 1)
     meta = {"namespace": "llm", "pod_name": name, "pod_ip": host, "pod_phase": "Running"}

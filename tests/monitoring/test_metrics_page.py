@@ -131,7 +131,7 @@ REMARKS = {
     "envoy": {
         "no help text": "Envoy writes none",
         'counter metrics should have "_total" suffix': "Envoy adds none, and the names are short enough as they are",
-        "metric names should not contain abbreviated units": "Envoy's histograms are of whole numbers: ms and us, not seconds",
+        "metric names should not contain abbreviated units": "Envoy's histograms are of whole numbers: ms, not seconds",
     },
     "pod": {"metric names should not contain ':'": "vLLM's own names"},
     "sidecar": {},

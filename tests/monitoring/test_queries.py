@@ -8,35 +8,37 @@ from stack.process import wait_for
 
 from conftest import RULES
 from monitoring.dashboards import llm_performance, warmpath_routing
-from monitoring.dashboards.panels import Page, queries
+from monitoring.dashboards.panels import queries
 
 PAGES = {"llm-performance": llm_performance.PAGE, "warmpath-routing": warmpath_routing.PAGE}
 RECORDED, ALERTS = [
     [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]] for path in RULES
 ]
-# What rightly returns nothing here.
-EMPTY = {
-    "Failed scrapes by cause": "the sidecar has a series for a cause once a scrape failed by it; none did",
-}
+# Titles of panels whose query rightly returns nothing here, and why. At present there is none.
+EMPTY: dict[str, str] = {}
 METRIC = re.compile(r"\b(?:vllm:|warmpath[_:]|up\b)[\w:]*(?:\{[^}]*\})?")
 # vLLM's older names, which these pods do not have: test_vllm_versions.py.
 OLDER = ("vllm:gpu_",)
 
 
-def asked(expr: str, page: Page | None = None) -> str:
+def asked(expr: str) -> str:
     """As Grafana sends it, with `All` chosen everywhere."""
     filled = expr.replace("$__rate_interval", "15s").replace("$gpus_per_pod", "1")
     return re.sub(r"\$(namespace|gateway|model|pod)\b", ".*", filled)
 
 
-ALL = [pytest.param(title, asked(expr), id=f"{name}: {title}: {i}") for name, page in PAGES.items() for i, (title, expr) in enumerate(queries(page))]
+ALL = [
+    pytest.param(title, asked(expr), id=f"{name}: {title}: {i}")
+    for name, page in PAGES.items()
+    for i, (title, expr) in enumerate(queries(page))
+]
 
 
 @pytest.mark.parametrize(("title", "expr"), ALL)
 def test_a_dashboards_query_returns_data(prometheus, title, expr):
     assert "$" not in expr
     if title in EMPTY:
-        assert prometheus.query(expr) == [], f"{title} returns data: take it off the list"
+        prometheus.query(expr)
     else:
         wait_for(f"data of {expr}", lambda: prometheus.query(expr), timeout=30, every=0.2)
 
@@ -48,8 +50,9 @@ def test_a_recording_rule_returns_data_and_is_recorded(prometheus, rule):
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_an_alert_is_quiet_and_all_that_it_looks_at_is_there(prometheus, rule):
-    """A healthy gateway crosses no threshold, so an alert's expression returns nothing; its metrics must."""
+def test_an_alert_can_be_asked_and_all_that_it_looks_at_is_there(prometheus, rule):
+    """A healthy gateway crosses no threshold, so an alert's expression returns nothing; its metrics must. That it returns
+    something where it should is shown by rules/tests.yaml and test_alerts.py."""
     prometheus.query(rule["expr"])
     metrics = METRIC.findall(rule["expr"])
     assert metrics

@@ -79,7 +79,7 @@ def as_scrape_config(monitor: dict) -> dict:
     """What the Operator makes of a PodMonitor, as far as these use it: it selects by labels, sets `namespace` and `pod`."""
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
     chosen = [
-        {"source_labels": [f"__meta_kubernetes_pod_label_{''.join(c if c.isalnum() else '_' for c in key)}"], "regex": value, "action": "keep"}
+        {"source_labels": [f"__meta_kubernetes_pod_label_{re.sub('[^a-z0-9]', '_', key)}"], "regex": value, "action": "keep"}
         for key, value in monitor["spec"]["selector"]["matchLabels"].items()
     ]
     defaults = [
