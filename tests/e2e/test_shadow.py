@@ -14,7 +14,8 @@ def test_in_shadow_mode_envoy_chooses_and_the_filter_counts(wiring, start, fresh
     answers = [client.chat(text) for _ in range(12) for text in texts]
     assert {a.headers["x-warmpath-steered"] for a in answers} == {"false"}
     for i in range(len(texts)):
-        assert len({a.pod for a in answers[i :: len(texts)]}) == 3, "one prompt, all pods"
+        # Twelve draws of three pods leave one out in 1 of 40 cases, two in 1 of 180,000.
+        assert len({a.pod for a in answers[i :: len(texts)]}) > 1, "one prompt, several pods"
     stats = stack.envoy.stats()
     assert (stats["steered"], stats["watched"], decisions(stats)) == (0, 60, 60)
     assert stats["decisions{pool=all,reason=warm}"] >= 50
