@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::journal::decode_slot;
+use crate::prefix::Boundary;
 use proptest::prelude::*;
 
 fn table(version: u64, endpoints: &[u64]) -> Table {
@@ -288,4 +289,78 @@ fn where_cached_tokens_are_not_reported_a_late_first_token_tells() {
     assert_eq!(serve(3, 2, 10_000, 30), 0, "warm, as believed");
     assert_eq!(serve(4, 2, 15_000, 300), 0, "late, but not as late as a cold one");
     assert!(serve(5, 2, 20_000, 1270) > 0);
+}
+
+#[test]
+fn what_others_hold_in_a_kv_cache_counts() {
+    let mut v = View::new(ViewLimits::default());
+    let with = |kv_usage: f32, waiting: u32| {
+        let mut table = table(u64::from(waiting) + 1, &[1]);
+        table.endpoints[0].load = crate::table::Load { running: 2, waiting, kv_usage };
+        table
+    };
+    v.apply_table(&with(0.0, 0), Millis(0));
+    let one = slot(&v, 1);
+    assert_eq!(v.kv_pressure(one, Tokens(100)), KvPressure::default());
+    v.apply_table(&with(0.9, 3), Millis(1));
+    // 900 of 1,000 tokens, this prompt's 100, and an answer of 128.
+    assert!((v.kv_pressure(one, Tokens(100)).full - 1.128).abs() < 0.002);
+    assert!(v.kv_pressure(one, Tokens(100)).wait.0 > 0.0);
+    assert_eq!(v.known(one).unwrap().waiting(), 3);
+    // Our own is in the journal and counts once.
+    v.fold(&record(1, 10, route(1, 7)), Millis(10));
+    v.apply_table(&with(0.5, 0), Millis(20));
+    assert!(v.kv_pressure(one, Tokens(0)).full < 0.8, "{:?}", v.kv_pressure(one, Tokens(0)));
+}
+
+#[test]
+fn counters_without_hits_forget_where_answers_say_nothing() {
+    let mut v = view();
+    let counters = |v: &mut View, version: u64, queries: u64, hits: u64| {
+        let mut table = table(version, &[1, 2, 3]);
+        let counters = crate::table::PrefixCounters { queries: Tokens(queries), hits: Tokens(hits) };
+        table.endpoints.iter_mut().for_each(|e| (e.capacity, e.counters) = (Tokens(1_000_000), counters));
+        v.apply_table(&table, Millis(version * 1000));
+    };
+    let ask = |v: &mut View, number: u64, at: u64| {
+        v.fold(&record(number, at, route(2, number % 30)), Millis(at));
+        v.fold(&record(number, at + 1, Body::Done { prompt: None, cached: None, output: None }), Millis(at + 1));
+    };
+    counters(&mut v, 1, 0, 0);
+    (0..30).for_each(|n| ask(&mut v, n, 1100 + n * 2));
+    counters(&mut v, 2, 12_000, 0);
+    // Thirty prompts of 400 tokens come again, and nothing is found.
+    (30..60).for_each(|n| ask(&mut v, n, 2100 + n * 2));
+    counters(&mut v, 3, 24_000, 0);
+    assert_eq!(v.forgotten(), 0);
+    counters(&mut v, 4, 24_001, 0);
+    // What was used since was computed anew; nothing else was there.
+    assert_eq!((v.forgotten(), v.index().entries()), (0, 120));
+    (60..75).for_each(|n| ask(&mut v, n, 4100 + n * 2));
+    counters(&mut v, 5, 30_000, 0);
+    (60..75).for_each(|n| ask(&mut v, n + 30, 5100 + n * 2));
+    counters(&mut v, 6, 36_000, 0);
+    counters(&mut v, 7, 36_001, 0);
+    assert_eq!((v.forgotten(), v.index().entries()), (60, 60), "the half that was not asked for since");
+}
+
+#[test]
+fn a_refill_tells_where_stored_answers_are() {
+    let mut v = view();
+    for n in 0..500 {
+        let body = Body::Stored { response: ResponseKey(n), endpoint: EndpointId(n % 4 + 1) };
+        v.fold(&record(n, 10, body), Millis(10));
+    }
+    let mut other = view();
+    let slots = v.refill(Origin(7), 4000);
+    assert!(slots.len() > 3 && slots.iter().all(|s| s.len() < 4200), "{:?}", slots.iter().map(Vec::len));
+    for record in slots.iter().flat_map(|slot| decode_slot(slot).unwrap()) {
+        other.fold(&record, Millis(20));
+    }
+    for n in 0..500 {
+        let at = |v: &View| v.stored_at(ResponseKey(n)).map(|(_, k)| k.endpoint.id);
+        // Endpoint 4 is not in the table.
+        assert_eq!(at(&other), at(&v));
+        assert_eq!(at(&other), (n % 4 < 3).then_some(EndpointId(n % 4 + 1)));
+    }
 }
