@@ -83,6 +83,12 @@ impl Answer {
         self.first_token && !had
     }
 
+    /// Whether it is a stream that gave no sign of a token so far.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.format == Format::Events && !self.first_token && self.usage == Usage::default()
+    }
+
     /// What the response said of its tokens so far; all of it at its end.
     #[must_use]
     pub fn usage(&self) -> Usage {

@@ -8,6 +8,9 @@
 use crate::units::{Millis, Seconds, Tokens};
 use std::collections::VecDeque;
 
+/// Prompt tokens that an engine computes in one step: vLLM's default `max_num_batched_tokens` for online serving.
+const STEP: u64 = 2048;
+
 /// In-flight work of one endpoint.
 #[derive(Clone, Debug, Default)]
 pub struct Load {
@@ -123,6 +126,24 @@ impl Load {
         Seconds((millis(self.pending, rate) - done).max(0.0) * 0.001)
     }
 
+    /// Requests that wait for their turn, not those in the engine's next step: prompts with more than a step's tokens of
+    /// others before them. Those whose first token will not be seen count as past it when their time has passed.
+    #[must_use]
+    pub fn waiting(&self, rate: f64, now: Millis) -> u32 {
+        let mut elapsed = now.since(self.head_since).0 * 1000.0;
+        let (mut waiting, mut before) = (0, 0_u64);
+        for prefill in &self.prefilling {
+            let takes = millis(prefill.uncached, rate);
+            if prefill.expected.is_none() && before == 0 && takes <= elapsed {
+                elapsed -= takes;
+                continue;
+            }
+            waiting += u32::from(before > STEP);
+            before = before.saturating_add(prefill.uncached);
+        }
+        waiting
+    }
+
     /// How late the first token is that has been waited for longest: whatever holds it up (an engine slower than
     /// believed, a queue that we do not see, a hang) holds up a new prompt as well.
     #[must_use]
@@ -199,6 +220,24 @@ mod tests {
         load.ended(first, true, RATE, Millis(700));
         load.ended(second, true, RATE, Millis(700));
         assert_eq!((load.in_flight(), load.pinned()), (0, Tokens(0)));
+    }
+
+    #[test]
+    fn what_fits_into_the_next_step_does_not_wait() {
+        let mut load = Load::default();
+        (0..20).for_each(|n| load.routed(demand(n, 100, Some(5000)), RATE, Millis(0)));
+        assert_eq!((load.prefilling(), load.waiting(RATE, Millis(0))), (20, 0));
+        load.routed(demand(20, 1000, Some(5000)), RATE, Millis(0));
+        load.routed(demand(21, 10, Some(5000)), RATE, Millis(0));
+        assert_eq!(load.waiting(RATE, Millis(0)), 1);
+    }
+
+    #[test]
+    fn what_is_not_seen_waits_no_longer_than_it_takes() {
+        let mut load = Load::default();
+        (0..4).for_each(|n| load.routed(demand(n, 3000, None), RATE, Millis(0)));
+        let waiting: Vec<_> = [0, 3500, 6500, 12_500].map(|now| load.waiting(RATE, Millis(now))).into();
+        assert_eq!(waiting, [3, 2, 1, 0]);
     }
 
     #[test]

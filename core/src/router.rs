@@ -179,7 +179,7 @@ impl Router {
                 prefill_rate: rate,
                 in_flight: known.load.in_flight(),
                 foreign: known.foreign,
-                waiting: known.waiting(),
+                waiting: if self.saturation.limits.waiting.is_some() { known.waiting(rate, now) } else { 0 },
                 has_rank: known.endpoint.rank.is_some(),
                 loads_adapter: somewhere_loaded && !has_adapter(known),
                 room: view.index().room(slot),

@@ -85,7 +85,7 @@ pub struct Known {
     pub load: Load,
     /// Requests seen at the last scrape that the journal knows nothing of: other gateways' or direct clients'.
     pub foreign: u32,
-    /// Of these, requests that waited there.
+    /// Requests that waited there, beyond ours as the journal has them.
     foreign_waiting: u32,
     /// KV cache tokens that were held at the last scrape beyond what the journal knows of.
     foreign_kv: Tokens,
@@ -197,7 +197,8 @@ impl View {
                 if endpoint.state == State::Ready {
                     let scraped = endpoint.load.running.saturating_add(endpoint.load.waiting);
                     known.foreign = scraped.saturating_sub(known.load.in_flight());
-                    known.foreign_waiting = endpoint.load.waiting.saturating_sub(known.load.prefilling());
+                    let ours = known.load.waiting(likely(&known.prefill, &self.prefill), now);
+                    known.foreign_waiting = endpoint.load.waiting.saturating_sub(ours);
                     let used = f64::from(endpoint.load.kv_usage) * endpoint.capacity.0 as f64;
                     known.foreign_kv = Tokens(used as u64).saturating_sub(held);
                 }
@@ -205,7 +206,8 @@ impl View {
                 known.models = endpoint.models.iter().map(|m| self.names.intern(m)).collect();
                 known.adapters = endpoint.adapters.iter().map(|a| self.names.intern(a)).collect();
                 known.endpoint = endpoint.clone();
-                if let Some(since) = known.counters.counters(endpoint.counters, now) {
+                // By the table's own moment: it is the same for all that fold it.
+                if let Some(since) = known.counters.counters(endpoint.counters, table.written_at) {
                     self.forgotten += self.index.forget_before(slot, since);
                 }
             }
@@ -308,7 +310,7 @@ impl View {
             + known.load.pinned().0 as f64
             + known.foreign_kv.0 as f64;
         if capacity <= 0.0 || held <= 0.0 {
-            return KvPressure::default();
+            return KvPressure { full: f64::from(known.endpoint.load.kv_usage), ..KvPressure::default() };
         }
         let full = (held + uncached.0 as f64 + self.output.value()) / capacity;
         let turn = self.service.value();
@@ -354,15 +356,12 @@ impl View {
         self.known.get(slot.0 as usize)?.as_ref()
     }
 
-    /// The endpoint that Envoy knows as `address` (ip:port), of that rank; if it has no such rank, the first that it has.
+    /// The endpoint that Envoy knows as `address` (ip:port), of the rank that vLLM was told. A pod without ranks has one
+    /// for all; of a pod with ranks that was told none, nobody knows which it took.
     #[must_use]
     pub fn by_address(&self, address: &str, rank: Option<u32>) -> Option<(Slot, &Known)> {
-        let mut there = self.endpoints().filter(|(_, k)| k.endpoint.address == address);
-        let first = there.next()?;
-        if first.1.endpoint.rank == rank {
-            return Some(first);
-        }
-        Some(there.find(|(_, k)| k.endpoint.rank == rank).unwrap_or(first))
+        let fits = |k: &Known| k.endpoint.rank.is_none() || k.endpoint.rank == rank;
+        self.endpoints().find(|(_, k)| k.endpoint.address == address && fits(k))
     }
 
     /// The endpoint that keeps a stored answer, while it is in the table.
@@ -457,11 +456,10 @@ impl Known {
         self.adapters.contains(&adapter)
     }
 
-    /// Requests that wait there: those that others had waiting at the last scrape, and ours whose first token has not
-    /// come, without the one that is being prefilled.
+    /// Requests that wait there: as the last scrape says, and by what the journal says has changed since.
     #[must_use]
-    pub fn waiting(&self) -> u32 {
-        self.foreign_waiting.saturating_add(self.load.prefilling().saturating_sub(1))
+    pub fn waiting(&self, prefill_rate: f64, now: Millis) -> u32 {
+        self.foreign_waiting.saturating_add(self.load.waiting(prefill_rate, now))
     }
 }
 

@@ -63,6 +63,8 @@ pub trait Host {
     /// # Errors
     /// [`HostError`] when the host refuses.
     fn set_property(&self, path: &[&str], value: &[u8]) -> Result<(), HostError>;
+    /// Whether there is a request header of that name, whatever its bytes.
+    fn has_request_header(&self, name: &str) -> bool;
     /// A request header.
     fn request_header(&self, name: &str) -> Option<String>;
     /// Sets or (with `None`) removes a request header.

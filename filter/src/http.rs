@@ -67,7 +67,7 @@ impl Http {
         let Ok(mut worker) = shared.try_borrow_mut() else { return Action::Continue };
         // Whatever the mode: a client must not choose its own pod or cache.
         for name in [DESTINATION, RANK] {
-            if self.host.request_header(name).is_some() {
+            if self.host.has_request_header(name) {
                 worker.stats.add(Counter::ClientHeaderStripped, 1);
                 if self.host.set_request_header(name, None).is_err() {
                     worker.stats.add(Counter::HostErrors, 1);
@@ -88,6 +88,8 @@ impl Http {
             self.priority = Priority(priority.unwrap_or(0));
         }
         if api == ApiKind::Stored {
+            // It costs the pods nothing: never refused.
+            self.priority = Priority(i64::MAX);
             let response = stored_response(&path, &worker.config.path_prefix);
             return self.place(&mut worker, Err(LoadOnly::Stateful), response, None);
         }

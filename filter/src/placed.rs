@@ -129,6 +129,11 @@ impl Placed {
             self.void(worker);
             return;
         }
+        if self.answer.as_ref().is_some_and(Answer::is_silent) {
+            // The client gave up, or the pod did, before the prompt was computed.
+            self.void(worker);
+            return;
+        }
         let usage = self.answer.as_ref().map(Answer::usage).unwrap_or_default();
         if let (Some(prompt), Some(cached)) = (usage.prompt, usage.cached) {
             worker.stats.add(Counter::TruePromptTokens, prompt.0);

@@ -101,7 +101,7 @@ metrics! {
     TableAge = "warmpath_table_age_ms",
     /// Boundaries in a VM's index.
     IndexEntries = "warmpath_index_entries",
-    /// Boundaries that a VM forgot because an answer showed that they were not there.
+    /// Boundaries that a VM forgot because an answer, or the endpoint's counters, showed that they were not there.
     IndexForgotten = "warmpath_index_forgotten",
     /// Requests in flight, over all VMs.
     InFlight = "warmpath_in_flight",

@@ -127,6 +127,23 @@ fn a_warm_prompt_goes_where_any_vm_sent_it() {
 }
 
 #[test]
+fn a_stream_that_ends_without_a_token_made_nothing_warm() {
+    let mut vm = Vm::new(&Process::default(), STREAMING);
+    vm.table(1, 2);
+    let (mut http, sent) = vm.chat("hello ");
+    vm.host.response.borrow_mut().insert("content-type".into(), "text/event-stream".into());
+    let pod = sent.split(',').next().unwrap();
+    vm.host.properties.borrow_mut().insert("upstream.address".into(), pod.into());
+    vm.host.response.borrow_mut().insert(":status".into(), "200".into());
+    http.on_http_response_headers(2, false);
+    // vLLM sends the headers at once; the client gives up while it waits.
+    http.on_log();
+    drop(http);
+    vm.chat("hello ");
+    assert_eq!((vm.host.metric("reason=.=cold"), vm.host.metric("reason=.=warm")), (2, 0));
+}
+
+#[test]
 fn streaming_holds_the_headers_until_the_prompt_is_read() {
     let mut vm = Vm::new(&Process::default(), STREAMING);
     vm.table(1, 2);

@@ -38,7 +38,7 @@ pub struct Candidate {
     pub in_flight: u32,
     /// Requests there that this gateway knows nothing of.
     pub foreign: u32,
-    /// Requests that wait there for their turn.
+    /// Requests that wait there for their turn; 0 unless there is a limit for it.
     pub waiting: u32,
     /// It is a data-parallel rank of a pod with several.
     pub has_rank: bool,

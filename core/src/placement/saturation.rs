@@ -19,8 +19,13 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether an endpoint is over `share` of a limit. `predicted`: the request's time to first token there.
+    /// Whether an endpoint is over `share` of a limit. `predicted`: the request's time to first token there. One that has
+    /// nothing to do never is: a prompt that takes long by itself would find no place, and what was learned wrong from a
+    /// slow first answer would never be put right.
     fn are_exceeded(&self, share: f64, candidate: &Candidate, predicted: Seconds) -> bool {
+        if candidate.in_flight == 0 && candidate.foreign == 0 {
+            return false;
+        }
         self.waiting.is_some_and(|most| f64::from(candidate.waiting) > f64::from(most) * share)
             || self.kv_usage.is_some_and(|most| candidate.kv.full > most * share)
             || self.ttft.is_some_and(|most| predicted.0 > most.0 * share)
@@ -152,8 +157,11 @@ mod tests {
         let full = Candidate { kv: KvPressure { full: 0.95, ..KvPressure::default() }, ..two[0] };
         assert_eq!(apply(Saturation { limits: kv, ..Saturation::default() }, &[full, two[1]], 0).0, Outcome::Moved);
         let ttft = Limits { ttft: Some(Seconds(0.5)), ..Limits::default() };
-        assert_eq!(apply(Saturation { limits: ttft, ..Saturation::default() }, &two, 0), (Outcome::Kept, vec![0, 1]));
-        assert_eq!(apply(Saturation { limits: ttft, ..Saturation::default() }, &two[1..], -1).0, Outcome::Shed);
+        let rule = Saturation { limits: ttft, then: WhenSaturated::Reject, ..Saturation::default() };
+        assert_eq!(apply(rule, &two, 0), (Outcome::Kept, vec![0, 1]));
+        let busy = Candidate { in_flight: 1, ..two[1] };
+        assert_eq!(apply(rule, &[busy], 0).0, Outcome::Shed);
+        assert_eq!(apply(rule, &two[1..], -1).0, Outcome::Kept, "nobody is there");
     }
 
     #[test]

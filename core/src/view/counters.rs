@@ -7,8 +7,12 @@
 use crate::table::PrefixCounters;
 use crate::units::{Millis, Tokens};
 
-/// Tokens that must be believed before they are compared: some dozens of prompts.
+/// Tokens that must be believed before they are compared …
 const ENOUGH: Tokens = Tokens(8192);
+/// … of so many requests …
+const REQUESTS: u32 = 8;
+/// … the largest of which is at most this share of them: one prompt that was evicted proves nothing of the others.
+const LARGEST: f64 = 0.5;
 /// Hits below this share of what was believed prove it wrong.
 const FEW: f64 = 0.25;
 
@@ -19,18 +23,38 @@ pub(super) struct CounterCheck {
     begun: Option<(PrefixCounters, Millis)>,
     /// Where they stood last.
     last: PrefixCounters,
-    /// Tokens believed cached of requests that were sent since the beginning and were over before the last change: the
-    /// counters have them.
-    counted: Tokens,
+    /// What was believed of requests that were sent since the beginning and were over before the last change: the counters
+    /// have them.
+    counted: Believed,
     /// The same for requests that were over since: the next change has them.
-    coming: Tokens,
+    coming: Believed,
+}
+
+/// Tokens that were believed cached.
+#[derive(Clone, Copy, Debug, Default)]
+struct Believed {
+    tokens: Tokens,
+    requests: u32,
+    largest: Tokens,
+}
+
+impl Believed {
+    fn add(&mut self, other: Self) {
+        self.tokens.0 = self.tokens.0.saturating_add(other.tokens.0);
+        self.requests = self.requests.saturating_add(other.requests);
+        self.largest = self.largest.max(other.largest);
+    }
+
+    fn is_enough(&self) -> bool {
+        self.tokens >= ENOUGH && self.requests >= REQUESTS && self.largest.0 as f64 <= self.tokens.0 as f64 * LARGEST
+    }
 }
 
 impl CounterCheck {
     /// A request that was sent at `sent` is over, without a word on cached tokens; so many were believed there.
     pub(super) fn over(&mut self, believed: Tokens, sent: Millis) {
         if self.begun.is_some_and(|(_, at)| sent > at) {
-            self.coming.0 = self.coming.0.saturating_add(believed.0);
+            self.coming.add(Believed { tokens: believed, requests: 1, largest: believed });
         }
     }
 
@@ -45,12 +69,12 @@ impl CounterCheck {
             return None;
         };
         let (counted, found) = (self.counted, now.hits.saturating_sub(begin.hits));
-        self.counted.0 = self.counted.0.saturating_add(std::mem::take(&mut self.coming).0);
-        if counted < ENOUGH {
+        self.counted.add(std::mem::take(&mut self.coming));
+        if !counted.is_enough() {
             return None;
         }
         *self = Self { begun: Some((now, at)), last: now, ..Self::default() };
-        ((found.0 as f64) < counted.0 as f64 * FEW).then_some(begun)
+        ((found.0 as f64) < counted.tokens.0 as f64 * FEW).then_some(begun)
     }
 }
 
@@ -62,11 +86,11 @@ mod tests {
         PrefixCounters { queries: Tokens(queries), hits: Tokens(hits) }
     }
 
-    /// Ten scrapes a second apart with a request of 4,000 believed tokens between two, of which `found` were there.
+    /// Fifteen scrapes a second apart with a request of 4,000 believed tokens between two, of which `found` were there.
     fn verdict(found: u64, foreign: u64) -> Option<Millis> {
         let mut check = CounterCheck::default();
         let mut counters = at(1000, 900);
-        for n in 0..10 {
+        for n in 0..15 {
             if let Some(since) = check.counters(counters, Millis(n * 1000)) {
                 return Some(since);
             }
@@ -88,14 +112,25 @@ mod tests {
     #[test]
     fn what_was_sent_before_the_beginning_or_is_not_counted_yet_says_nothing() {
         let mut check = CounterCheck::default();
-        check.over(Tokens(50_000), Millis(1));
+        let over = |check: &mut CounterCheck, sent| (0..8).for_each(|_| check.over(Tokens(5000), Millis(sent)));
+        over(&mut check, 1);
         assert_eq!(check.counters(at(0, 0), Millis(10)), None);
-        check.over(Tokens(50_000), Millis(5));
+        over(&mut check, 5);
         assert_eq!(check.counters(at(100_000, 0), Millis(20)), None);
-        check.over(Tokens(50_000), Millis(21));
+        over(&mut check, 21);
         assert_eq!(check.counters(at(100_000, 0), Millis(30)), None, "the same scrape once more");
         assert_eq!(check.counters(at(200_000, 0), Millis(40)), None, "it may have ended after the scrape");
         assert_eq!(check.counters(at(200_001, 0), Millis(50)), Some(Millis(10)));
+    }
+
+    #[test]
+    fn one_long_prompt_proves_nothing() {
+        let mut check = CounterCheck::default();
+        check.counters(at(0, 0), Millis(0));
+        check.over(Tokens(90_000), Millis(1));
+        (0..9).for_each(|_| check.over(Tokens(1000), Millis(1)));
+        let verdicts: Vec<_> = (1..9).map(|n| check.counters(at(n * 100_000, 9000), Millis(n))).collect();
+        assert_eq!(verdicts, [None; 8]);
     }
 
     #[test]

@@ -124,6 +124,10 @@ impl View {
             known.prefill.add(rate);
             self.prefill.add(rate);
         }
+        if entry.bytes == 0 {
+            // Not read: what it had to compute is not known.
+            return;
+        }
         let rate = likely(&known.prefill, &self.prefill);
         let rest = ttft.0 - entry.demand.uncached.0 as f64 / rate.max(1.0);
         match entry.met {

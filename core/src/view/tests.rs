@@ -306,7 +306,7 @@ fn what_others_hold_in_a_kv_cache_counts() {
     // 900 of 1,000 tokens, this prompt's 100, and an answer of 128.
     assert!((v.kv_pressure(one, Tokens(100)).full - 1.128).abs() < 0.002);
     assert!(v.kv_pressure(one, Tokens(100)).wait.0 > 0.0);
-    assert_eq!(v.known(one).unwrap().waiting(), 3);
+    assert_eq!(v.known(one).unwrap().waiting(8000.0, Millis(1)), 3);
     // Our own is in the journal and counts once.
     v.fold(&record(1, 10, route(1, 7)), Millis(10));
     v.apply_table(&with(0.5, 0), Millis(20));
@@ -320,11 +320,13 @@ fn counters_without_hits_forget_where_answers_say_nothing() {
         let mut table = table(version, &[1, 2, 3]);
         let counters = crate::table::PrefixCounters { queries: Tokens(queries), hits: Tokens(hits) };
         table.endpoints.iter_mut().for_each(|e| (e.capacity, e.counters) = (Tokens(1_000_000), counters));
+        table.written_at = Millis(version * 1000);
         v.apply_table(&table, Millis(version * 1000));
     };
     let ask = |v: &mut View, number: u64, at: u64| {
         v.fold(&record(number, at, route(2, number % 30)), Millis(at));
-        v.fold(&record(number, at + 1, Body::Done { prompt: None, cached: None, output: None }), Millis(at + 1));
+        let done = Body::Done { prompt: Some(Tokens(400)), cached: None, output: None };
+        v.fold(&record(number, at + 1, done), Millis(at + 1));
     };
     counters(&mut v, 1, 0, 0);
     (0..30).for_each(|n| ask(&mut v, n, 1100 + n * 2));

@@ -24,7 +24,7 @@ impl View {
             return;
         }
         self.index.ready(entry.slot, entry.last);
-        if cached.is_none() {
+        if cached.is_none() && (prompt.is_some() || entry.first_token.is_some()) {
             let believed = self.tokens(entry.ready);
             if let Some(known) = current(&mut self.known, entry) {
                 known.counters.over(believed, entry.at);
@@ -70,7 +70,7 @@ impl View {
         (saved > CLEARLY && ttft > cold * ALMOST).then_some(Tokens(0))
     }
 
-    /// Boundaries forgotten because an answer showed that they were not there.
+    /// Boundaries forgotten because an answer, or the endpoint's counters, showed that they were not there.
     #[must_use]
     pub fn forgotten(&self) -> u64 {
         self.forgotten

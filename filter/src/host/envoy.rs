@@ -121,10 +121,13 @@ fn header_map(headers: &[(&str, &str)]) -> Vec<u8> {
     map
 }
 
-fn header(map: u32, name: &str) -> Option<String> {
+fn raw_header(map: u32, name: &str) -> Result<Option<Vec<u8>>, u32> {
     // SAFETY: `name` lives over the call, the out-pointers are to live locals.
-    let value = taken(|data, n| unsafe { proxy_get_header_map_value(map, name.as_ptr(), name.len(), data, n) });
-    String::from_utf8(value.ok()??).ok()
+    taken(|data, n| unsafe { proxy_get_header_map_value(map, name.as_ptr(), name.len(), data, n) })
+}
+
+fn header(map: u32, name: &str) -> Option<String> {
+    String::from_utf8(raw_header(map, name).ok()??).ok()
 }
 
 impl Host for Envoy {
@@ -155,6 +158,10 @@ impl Host for Envoy {
         let path = path.join("\0");
         // SAFETY: both slices live over the call.
         check(unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) })
+    }
+
+    fn has_request_header(&self, name: &str) -> bool {
+        raw_header(REQUEST_HEADERS, name).is_ok()
     }
 
     fn request_header(&self, name: &str) -> Option<String> {

@@ -79,6 +79,9 @@ impl Host for Fake {
         self.properties.borrow_mut().insert(path.join("."), value.to_vec());
         Ok(())
     }
+    fn has_request_header(&self, name: &str) -> bool {
+        self.headers.borrow().contains_key(name)
+    }
     fn request_header(&self, name: &str) -> Option<String> {
         self.headers.borrow().get(name).cloned()
     }

@@ -35,6 +35,19 @@ fn a_rank_is_named_and_a_prompt_is_warm_at_its_rank() {
 }
 
 #[test]
+fn what_envoy_sent_to_some_rank_is_not_journaled() {
+    let mut vm = Vm::new(&Process::default(), r#"{"mode": "shadow"}"#);
+    let ranks = (1..=2).map(|n| Endpoint { rank: Some(n as u32 - 1), address: "10.0.0.1:80".into(), ..endpoint(n) });
+    vm.table_of(1, ranks.collect());
+    for _ in 0..2 {
+        let (mut http, _) = vm.chat("hello ");
+        vm.answered(&mut *http, "10.0.0.1:80", "200");
+        vm.done(&mut *http, USAGE);
+    }
+    assert_eq!((vm.host.metric("reason=.=cold"), vm.host.metric("predicted_hit_tokens")), (2, 0));
+}
+
+#[test]
 fn without_ranks_none_is_named_and_a_clients_is_removed() {
     let mut vm = Vm::new(&Process::default(), STREAMING);
     vm.table(1, 2);
@@ -44,7 +57,7 @@ fn without_ranks_none_is_named_and_a_clients_is_removed() {
 }
 
 fn saturated(vm: &mut Vm) {
-    let load = Load { waiting: 9, ..Load::default() };
+    let load = Load { running: 9, waiting: 9, ..Load::default() };
     vm.table_of(1, (1..=3).map(|n| Endpoint { load, ..endpoint(n) }).collect());
 }
 
@@ -77,6 +90,15 @@ fn when_all_are_saturated_a_request_is_refused_at_once() {
         assert_eq!(ask(&mut vm, "urgent"), Action::Pause, "no number: as none");
         assert_eq!((vm.host.metric("refused"), vm.host.replies.take().len()), (2, 1));
     }
+}
+
+#[test]
+fn requests_for_stored_answers_are_never_refused() {
+    let mut vm = Vm::new(&Process::default(), r#"{"saturation": {"max_waiting": 5, "when_saturated": "reject"}}"#);
+    saturated(&mut vm);
+    let (_http, action) = vm.begin_with("GET", "/v1/responses/resp_of_another_gateway", true);
+    assert_eq!((action, vm.host.replies.borrow().len()), (Action::Continue, 0));
+    assert_ne!(vm.sent_to(), "");
 }
 
 #[test]

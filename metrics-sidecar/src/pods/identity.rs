@@ -49,9 +49,12 @@ impl Identity {
             self.process_start.clone_from(&page.process_start);
         }
         let several = page.engines.len() > 1;
+        // The label counts over all nodes of a deployment, the header over the engines of this server: with vLLM's hybrid
+        // load balancing the second node's pages begin at 2, say, and its header at 0.
+        let least = page.engines.iter().filter_map(|e| e.label.parse::<u32>().ok()).min().unwrap_or(0);
         let mut caches = Vec::with_capacity(page.engines.len());
         for (n, engine) in (0_u32..).zip(&page.engines) {
-            let rank = several.then(|| engine.label.parse().unwrap_or(n));
+            let rank = several.then(|| engine.label.parse().map_or(n, |label: u32| label - least));
             let seen = self.engines.entry(engine.label.clone()).or_default();
             if engine.queries < seen.queries {
                 seen.restarts += 1;
@@ -128,6 +131,16 @@ mod tests {
         assert_eq!(first[0], second[0]);
         assert_ne!(first[1], second[1]);
         assert_eq!(ids(&mut identity, &page(None, &[12.0, 0.0])), (second, false));
+    }
+
+    #[test]
+    fn ranks_are_those_of_the_server_not_of_the_deployment() {
+        let mut second_node = page(None, &[0.0, 0.0]);
+        for (label, engine) in ["2", "3"].iter().zip(&mut second_node.engines) {
+            engine.label = (*label).to_owned();
+        }
+        let (caches, _) = Identity::new("1.1.1.1:1", None).caches(&second_node);
+        assert_eq!(caches.iter().map(|c| c.rank).collect::<Vec<_>>(), [Some(0), Some(1)]);
     }
 
     #[test]
