@@ -1,6 +1,7 @@
 //! Options of the binary. Each is also an environment variable, `WARMPATH_` and its name in capitals, because a
 //! Kubernetes manifest sets those more easily.
 
+use crate::discovery::kubernetes::target::{InferencePoolTarget, PodsTarget, ServiceTarget};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -32,12 +33,47 @@ pub struct StatusArgs {
     pub url: String,
 }
 
+/// Where endpoints come from: at least one of these, and all of them together if there are several. In an environment
+/// variable, a list is separated by `;`.
+#[derive(Args, Clone, Debug)]
+#[group(id = "sources", required = true, multiple = true)]
+pub struct Sources {
+    /// JSON file that lists pools and their endpoints; read again whenever it changes.
+    #[arg(long, env = "WARMPATH_ENDPOINTS", value_name = "FILE")]
+    pub endpoints: Option<PathBuf>,
+    /// Kubernetes: what this Service selects. PORT is the pods' port or the name of the Service's port, with
+    /// `@SCRAPE_PORT` if metrics are on another: `llm-d/vllm:8000@9000=pool`. Can be repeated.
+    #[arg(
+        long,
+        env = "WARMPATH_KUBERNETES_SERVICE",
+        value_delimiter = ';',
+        value_name = "NAMESPACE/SERVICE:PORT[,PORT…][=POOL]"
+    )]
+    pub kubernetes_service: Vec<ServiceTarget>,
+    /// Kubernetes: pods with these labels: `llm-d/app=vllm,tier=decode:8000=pool`. Can be repeated.
+    #[arg(
+        long,
+        env = "WARMPATH_KUBERNETES_PODS",
+        value_delimiter = ';',
+        value_name = "NAMESPACE/SELECTOR:PORT[,PORT…][=POOL]"
+    )]
+    pub kubernetes_pods: Vec<PodsTarget>,
+    /// Kubernetes: the pods and target ports of this `InferencePool` (v1): `llm-d/vllm=pool`. Can be repeated.
+    #[arg(
+        long,
+        env = "WARMPATH_KUBERNETES_INFERENCE_POOL",
+        value_delimiter = ';',
+        value_name = "NAMESPACE/NAME[@SCRAPE_PORT][=POOL]"
+    )]
+    pub kubernetes_inference_pool: Vec<InferencePoolTarget>,
+}
+
 /// Options of `warmpath sidecar`. Spans are written `900ms`, `1.5s`, `2m` or `1h`.
 #[derive(Args, Clone, Debug)]
 pub struct SidecarArgs {
-    /// JSON file that lists pools and their endpoints; read again whenever it changes.
-    #[arg(long, env = "WARMPATH_ENDPOINTS", value_name = "FILE")]
-    pub endpoints: PathBuf,
+    /// Where the endpoints come from.
+    #[command(flatten)]
+    pub sources: Sources,
     /// Time from one scrape of a pod to the next (10 % jitter, so that pods are not asked in step).
     #[arg(long, env = "WARMPATH_SCRAPE_INTERVAL", default_value = "1s", value_parser = parse_span)]
     pub scrape_interval: Duration,
@@ -132,6 +168,40 @@ mod tests {
         for bad in ["", "5", "s", "-1s", "0s", "nan s", "NaNs", "1e9h", "25h", "1 fortnight"] {
             assert!(parse_span(bad).is_err(), "{bad}");
         }
+    }
+
+    fn sources(args: &[&str]) -> Result<Sources, String> {
+        let cli = Cli::try_parse_from(["warmpath", "sidecar"].iter().chain(args)).map_err(|error| error.to_string())?;
+        match cli.command {
+            Command::Sidecar(args) => Ok(args.sources),
+            Command::Status(_) => Err("not a sidecar".to_owned()),
+        }
+    }
+
+    #[test]
+    fn at_least_one_source_is_asked_for() {
+        let error = sources(&[]).unwrap_err();
+        assert!(error.contains("--endpoints") && error.contains("--kubernetes-service"), "{error}");
+        assert!(sources(&["--endpoints", "f"]).is_ok());
+        let error = sources(&["--kubernetes-service", "vllm"]).unwrap_err();
+        assert!(error.contains("NAMESPACE/SERVICE:PORT"), "{error}");
+    }
+
+    #[test]
+    fn sources_add_up_and_lists_are_separated_by_semicolons() {
+        let got = sources(&[
+            "--kubernetes-service",
+            "a/b:1=p;a/c:1=q",
+            "--kubernetes-service",
+            "a/d:http",
+            "--endpoints",
+            "f",
+        ]);
+        let got = got.unwrap();
+        assert_eq!(got.kubernetes_service.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["b", "c", "d"]);
+        assert!(got.endpoints.is_some() && got.kubernetes_pods.is_empty());
+        let got = sources(&["--kubernetes-pods", "n/app in (a,b),x=y:1,2=p"]).unwrap();
+        assert_eq!(got.kubernetes_pods[0].selector, "app in (a,b),x=y");
     }
 
     #[test]

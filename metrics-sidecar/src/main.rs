@@ -57,7 +57,13 @@ fn say(text: &str) {
 }
 
 fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // kube's client logs each failed try. What it fails at is logged once, by what tries.
+    if !std::env::var("RUST_LOG").is_ok_and(|asked| asked.contains("kube"))
+        && let Ok(quiet) = "kube_client=off".parse()
+    {
+        filter = filter.add_directive(quiet);
+    }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Json => log.json().init(),

@@ -1,9 +1,11 @@
 //! `warmpath sidecar`: puts the parts together, says where they listen, and stops them within a second.
 
-use crate::cli::SidecarArgs;
+use crate::cli::{SidecarArgs, Sources};
 use crate::clock::Clock;
 use crate::discovery::file::FileDiscovery;
-use crate::discovery::{Discovery, OnError};
+use crate::discovery::kubernetes::{self, KubernetesDiscovery, Target};
+use crate::discovery::standing::Standing;
+use crate::discovery::{Discovery, merge};
 use crate::feed::{FeedService, Hub, OpenStreams};
 use crate::keeper::Keeper;
 use crate::memory::Memories;
@@ -38,8 +40,7 @@ pub struct Sidecar {
     hub: Arc<Hub>,
     pages: Arc<Pages>,
     keeper: Keeper,
-    discovery: Box<dyn Discovery>,
-    on_error: OnError,
+    sources: Vec<(Box<dyn Discovery>, Arc<Standing>)>,
     feed_streams: usize,
 }
 
@@ -55,7 +56,16 @@ impl Sidecar {
         let wasm = args.filter.as_deref().map(Wasm::read).transpose()?;
         let mut registry = registry();
         let discovery_errors = Counter::<u64>::default();
-        registry.register("discovery_errors", "Failed readings of the endpoints' source", discovery_errors.clone());
+        registry.register("discovery_errors", "Failures of sources of endpoints", discovery_errors.clone());
+        let sources: Vec<(Box<dyn Discovery>, Arc<Standing>)> = sources(&args.sources)
+            .await?
+            .into_iter()
+            .map(|source| {
+                let standing = Arc::new(Standing::new(source.name(), clock, discovery_errors.clone()));
+                (source, standing)
+            })
+            .collect();
+        let standings: Arc<[Arc<Standing>]> = sources.iter().map(|(_, standing)| Arc::clone(standing)).collect();
         let tools = Tools {
             client: Client::new(args.connect_timeout, args.pod_api_key.as_deref())?,
             timing: Timing {
@@ -78,18 +88,14 @@ impl Sidecar {
             refill_rate: args.refill_rate,
             own: Origin(rand::random()),
         });
-        registry.register_collector(Box::new(Present(Arc::clone(&hub))));
+        registry.register_collector(Box::new(Present { hub: Arc::clone(&hub), sources: Arc::clone(&standings) }));
         Ok(Self {
             http,
             feed,
-            pages: Arc::new(Pages { hub: Arc::clone(&hub), registry, wasm }),
+            pages: Arc::new(Pages { hub: Arc::clone(&hub), sources: standings, registry, wasm }),
             hub,
             keeper: Keeper::new(tools, publisher, args.table_delay),
-            discovery: Box::new(FileDiscovery::new(args.endpoints.clone())),
-            on_error: Box::new(move |error| {
-                discovery_errors.inc();
-                tracing::error!(error, "endpoints not read; the last good ones stay in force");
-            }),
+            sources,
             feed_streams: args.feed_streams,
         })
     }
@@ -109,7 +115,7 @@ impl Sidecar {
     /// When a server fails.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), String> {
         let (found, discovered) = watch::channel(None);
-        let discovery = tokio::spawn(self.discovery.run(found, self.on_error));
+        let discovery = tokio::spawn(merge::run(self.sources, found, merge::PATIENCE));
         let keeper = tokio::spawn(self.keeper.run(discovered, shutdown.clone()));
         let http = axum::serve(self.http, router(self.pages)).with_graceful_shutdown(shutdown.wait());
         let feed = Server::builder()
@@ -132,6 +138,26 @@ impl Sidecar {
         keeper.abort();
         result
     }
+}
+
+/// The sources that the options name, in the order in which the options stand in the help.
+async fn sources(named: &Sources) -> Result<Vec<Box<dyn Discovery>>, String> {
+    let mut all: Vec<Box<dyn Discovery>> = Vec::new();
+    if let Some(path) = &named.endpoints {
+        all.push(Box::new(FileDiscovery::new(path.clone())));
+    }
+    let services = named.kubernetes_service.iter().cloned().map(Target::Service);
+    let pods = named.kubernetes_pods.iter().cloned().map(Target::Pods);
+    let pools = named.kubernetes_inference_pool.iter().cloned().map(Target::InferencePool);
+    let targets: Vec<Target> = services.chain(pods).chain(pools).collect();
+    if !targets.is_empty() {
+        // One client, and so one set of connections, for all of them.
+        let client = kubernetes::client().await?;
+        for target in targets {
+            all.push(Box::new(KubernetesDiscovery::new(client.clone(), target)));
+        }
+    }
+    Ok(all)
 }
 
 async fn listen(option: &str, address: SocketAddr) -> Result<TcpListener, String> {

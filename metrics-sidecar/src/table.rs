@@ -81,20 +81,20 @@ pub fn endpoints(pod: &Pod) -> Vec<Endpoint> {
     };
     match report {
         Some(report) if !report.caches.is_empty() => {
-            report.caches.iter().map(|cache| row(cache, state(found.draining, report.state, cache.awake))).collect()
+            report.caches.iter().map(|cache| row(cache, state(found, report.state, cache.awake))).collect()
         }
         _ => {
             let unseen = Identity::unseen(&found.address, found.uid.as_deref());
-            vec![row(&Cache { id: unseen, ..Cache::default() }, state(found.draining, State::Failing, true))]
+            vec![row(&Cache { id: unseen, ..Cache::default() }, state(found, State::Failing, true))]
         }
     }
 }
 
-fn state(draining: bool, health: State, awake: bool) -> State {
+fn state(found: &DiscoveredEndpoint, health: State, awake: bool) -> State {
     match health {
         State::Failing => State::Failing,
-        _ if draining => State::Draining,
-        _ if !awake => State::Failing,
+        _ if found.draining => State::Draining,
+        _ if found.unready || !awake => State::Failing,
         health => health,
     }
 }
@@ -141,6 +141,15 @@ mod tests {
     fn draining_goes_before_health_unless_the_pod_is_gone() {
         assert_eq!(states(&pod(true, Some(report(State::Late, &[true])))), [State::Draining]);
         assert_eq!(states(&pod(true, Some(report(State::Failing, &[true])))), [State::Failing]);
+    }
+
+    #[test]
+    fn an_unready_pod_is_not_choosable_however_well_it_answers() {
+        let mut unready = pod(false, Some(report(State::Ready, &[true])));
+        unready.found.unready = true;
+        assert_eq!(states(&unready), [State::Failing]);
+        unready.found.draining = true;
+        assert_eq!(states(&unready), [State::Draining]);
     }
 
     #[test]

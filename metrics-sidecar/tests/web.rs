@@ -23,7 +23,9 @@ async fn ready_once_every_pod_was_tried() {
 async fn not_ready_while_discovery_has_not_answered() {
     let sidecar = Running::start_with("{\"pools\": 3}", &[]).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(sidecar.get("/readyz").await.0, 503);
+    let (status, text) = sidecar.get("/readyz").await;
+    assert_eq!(status, 503);
+    assert!(text.contains("--endpoints") && text.contains("at pools"), "{text}");
     assert_eq!(sidecar.get("/healthz").await.0, 200);
 }
 

@@ -8,7 +8,7 @@
 //! Modification time and length are polled rather than watched: it works on every file system, and with the symbolic
 //! links that a mounted ConfigMap swaps.
 
-use super::{DiscoveredEndpoint, Discovery, OnError, Snapshot};
+use super::{DiscoveredEndpoint, Discovery, Outlet};
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -16,11 +16,12 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::watch;
 
 const POLL: Duration = Duration::from_millis(500);
+
+/// What the source reads, for its standing.
+const PART: &str = "file";
 
 /// More than any list of pods needs; keeps a wrong path from filling the memory.
 const MAX_BYTES: u64 = 16 << 20;
@@ -41,13 +42,16 @@ impl FileDiscovery {
 
 #[async_trait]
 impl Discovery for FileDiscovery {
-    async fn run(self: Box<Self>, out: watch::Sender<Option<Snapshot>>, on_error: OnError) {
+    fn name(&self) -> String {
+        format!("--endpoints {}", self.path.display())
+    }
+
+    async fn run(self: Box<Self>, outlet: Outlet) {
         let mut seen: Option<Stamp> = None;
         let mut poll = tokio::time::interval(POLL);
-        let closed = out.clone();
         loop {
             tokio::select! {
-                () = closed.closed() => return,
+                () = outlet.closed() => return,
                 _ = poll.tick() => {}
             }
             let stamp = Stamp::of(&self.path).await;
@@ -56,10 +60,10 @@ impl Discovery for FileDiscovery {
             }
             match read(&self.path, &stamp).await {
                 Ok(endpoints) => {
-                    tracing::info!(file = %self.path.display(), endpoints = endpoints.len(), "endpoints read");
-                    out.send_replace(Some(Arc::new(endpoints)));
+                    outlet.standing().followed(PART);
+                    outlet.publish(endpoints, Vec::new());
                 }
-                Err(error) => on_error(&error),
+                Err(error) => outlet.standing().failed(PART, &error),
             }
             seen = Some(stamp);
         }

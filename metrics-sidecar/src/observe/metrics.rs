@@ -1,6 +1,7 @@
 //! The sidecar's own metrics. Counters are structs handed to what they count; everything that is a state (endpoints,
 //! table, streams, views) is read when the page is asked for, so that no series outlives what it describes.
 
+use crate::discovery::standing::{self, Standing};
 use crate::feed::Hub;
 use crate::memory::Folded;
 use crate::pods::health::Outcome;
@@ -17,6 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use warmpath_core::table::{Endpoint, State};
+use warmpath_core::units::Millis;
 
 const STATES: [State; 4] = [State::Ready, State::Late, State::Draining, State::Failing];
 
@@ -131,13 +133,19 @@ pub fn registry() -> Registry {
 
 /// Reads the present state when the page is asked for.
 #[derive(Debug)]
-pub struct Present(pub Arc<Hub>);
+pub struct Present {
+    /// Tables, streams and views.
+    pub hub: Arc<Hub>,
+    /// Where endpoints come from.
+    pub sources: Arc<[Arc<Standing>]>,
+}
 
 impl Collector for Present {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let hub = &self.0;
+        let hub = &self.hub;
         let published = hub.tables.borrow().clone();
         let mut gauges = Gauges(&mut encoder);
+        discovery(&mut gauges, &self.sources, hub.clock.now())?;
         if let Some(published) = &published {
             endpoints(&mut gauges, published)?;
             let age = hub.clock.now().since(published.built_at).0;
@@ -159,6 +167,17 @@ impl Collector for Present {
         let in_flight = numbers.into_iter().map(|(labels, _, in_flight)| (labels, in_flight));
         gauges.family("view_in_flight", "Requests in flight, by the journal", in_flight)
     }
+}
+
+fn discovery(gauges: &mut Gauges<'_, '_>, sources: &[Arc<Standing>], now: Millis) -> fmt::Result {
+    let reports: Vec<_> = sources.iter().map(|source| source.report()).collect();
+    let labels = |report: &standing::Report| [("source", report.name.clone())];
+    let synced = reports.iter().map(|report| (labels(report), u64::from(report.synced)));
+    gauges.family("discovery_synced", "1 while the source of endpoints is read and followed", synced)?;
+    let found = reports.iter().map(|report| (labels(report), report.endpoints as u64));
+    gauges.family("discovery_endpoints", "Endpoints that the source has found", found)?;
+    let age = reports.iter().filter_map(|report| Some((labels(report), now.since(report.changed?).0)));
+    gauges.family("discovery_event_age_seconds", "Time since the source last told of anything", age)
 }
 
 fn endpoints(gauges: &mut Gauges<'_, '_>, published: &Published) -> fmt::Result {

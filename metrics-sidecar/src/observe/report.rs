@@ -1,6 +1,6 @@
 //! `warmpath status`: the status page as a table for people.
 
-use super::status::Status;
+use super::status::{PodStatus, Status};
 use crate::pods::client::Client;
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub fn text(status: &Status) -> String {
                 endpoint.hit_ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{:.0}%", ratio * 100.0)),
                 endpoint.capacity_tokens.to_string(),
                 pod.last_success_s.map_or_else(|| "never".to_owned(), |age| format!("{age:.1}s ago")),
-                pod.error.clone().unwrap_or_default(),
+                note(pod),
             ]);
         }
     }
@@ -63,6 +63,15 @@ pub fn text(status: &Status) -> String {
             let _ = writeln!(out, "\ntable {}, {:.1}s old", table.version, table.age_s);
         }
         None => out.push_str("\nno table yet\n"),
+    }
+    for source in &status.sources {
+        if let Some(error) = &source.error {
+            let since = source.failing_s.unwrap_or_default();
+            let _ = writeln!(out, "source {} FAILING for {since:.0}s: {error}", source.name);
+        }
+        for remark in &source.remarks {
+            let _ = writeln!(out, "source {}: {remark}", source.name);
+        }
     }
     for feed in &status.feeds {
         let _ = writeln!(
@@ -80,9 +89,17 @@ pub fn text(status: &Status) -> String {
     out
 }
 
+fn note(pod: &PodStatus) -> String {
+    match &pod.error {
+        Some(error) => error.clone(),
+        None if pod.unready => "not Ready, says Kubernetes".to_owned(),
+        None => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::status::{EndpointStatus, PodStatus};
+    use super::super::status::{EndpointStatus, SourceStatus};
     use super::*;
 
     fn status(choosable: bool) -> Status {
@@ -97,6 +114,21 @@ mod tests {
         let text = text(&status(true));
         assert!(text.contains("1.1.1.1:1 rank 1  ready"), "{text}");
         assert!(text.contains("no Envoy is connected"), "{text}");
+    }
+
+    #[test]
+    fn a_source_that_fails_and_a_pod_that_is_not_ready_are_said() {
+        let mut status = status(false);
+        status.pods[0].unready = true;
+        status.sources = vec![SourceStatus {
+            name: "--kubernetes-service a/b:1".to_owned(),
+            failing_s: Some(12.3),
+            error: Some("refused".to_owned()),
+            ..SourceStatus::default()
+        }];
+        let text = text(&status);
+        assert!(text.contains("source --kubernetes-service a/b:1 FAILING for 12s: refused"), "{text}");
+        assert!(text.contains("not Ready, says Kubernetes"), "{text}");
     }
 
     #[test]

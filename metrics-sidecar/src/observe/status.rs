@@ -1,9 +1,11 @@
 //! The status page: what the sidecar knows, as JSON. The same types read it again for `warmpath status`.
 
+use crate::discovery::standing::{self, Standing};
 use crate::feed::Hub;
 use crate::table::{Pod, Published, endpoints};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use warmpath_core::index::Slot;
 use warmpath_core::units::{Millis, Tokens};
@@ -20,6 +22,8 @@ pub struct Status {
     pub ready: bool,
     /// The newest table.
     pub table: Option<TableStatus>,
+    /// Where endpoints come from.
+    pub sources: Vec<SourceStatus>,
     /// The discovered pods.
     pub pods: Vec<PodStatus>,
     /// The open feed streams.
@@ -37,6 +41,25 @@ pub struct TableStatus {
     pub age_s: f64,
 }
 
+/// A source of endpoints.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct SourceStatus {
+    /// The option that asked for it.
+    pub name: String,
+    /// Whether it is read and followed. If not, its last endpoints stay in force.
+    pub synced: bool,
+    /// How many endpoints it has found.
+    pub endpoints: usize,
+    /// Since it last told of anything.
+    pub event_age_s: Option<f64>,
+    /// Since it is not followed.
+    pub failing_s: Option<f64>,
+    /// Why not.
+    pub error: Option<String>,
+    /// What is odd with what was found.
+    pub remarks: Vec<String>,
+}
+
 /// A pod.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub struct PodStatus {
@@ -46,10 +69,14 @@ pub struct PodStatus {
     pub scrape: String,
     /// Its pool.
     pub pool: String,
+    /// Its name, where discovery knows one.
+    pub name: Option<String>,
     /// Its UID, where discovery knows one.
     pub uid: Option<String>,
     /// Its labels, where discovery knows them.
     pub labels: BTreeMap<String, String>,
+    /// Whether discovery says that it is not ready, and gets no requests.
+    pub unready: bool,
     /// How its last scrape ended.
     pub last_scrape: Option<String>,
     /// What went wrong there.
@@ -158,7 +185,7 @@ pub struct BelievedStatus {
 
 /// The page as of now.
 #[must_use]
-pub fn status(hub: &Hub) -> Status {
+pub fn status(hub: &Hub, sources: &[Arc<Standing>]) -> Status {
     let now = hub.clock.now();
     let published = hub.tables.borrow().clone();
     Status {
@@ -166,9 +193,23 @@ pub fn status(hub: &Hub) -> Status {
         uptime_s: now.since(hub.clock.started_at()).0,
         ready: published.is_some(),
         table: published.as_ref().map(|p| TableStatus { version: p.table.version, age_s: now.since(p.built_at).0 }),
+        sources: sources.iter().map(|source| source_status(source.report(), now)).collect(),
         pods: published.as_deref().map(|p| pods(p, now)).unwrap_or_default(),
         feeds: feeds(hub, now),
         views: views(hub),
+    }
+}
+
+fn source_status(report: standing::Report, now: Millis) -> SourceStatus {
+    let (failing, error) = report.failing.unzip();
+    SourceStatus {
+        name: report.name,
+        synced: report.synced,
+        endpoints: report.endpoints,
+        event_age_s: report.changed.map(|at| now.since(at).0),
+        failing_s: failing.map(|since| now.since(since).0),
+        error,
+        remarks: report.remarks,
     }
 }
 
@@ -187,8 +228,10 @@ fn one(pod: &Pod, now: Millis) -> PodStatus {
         address: pod.found.address.clone(),
         scrape: pod.found.scrape.clone(),
         pool: pod.found.pool.clone(),
+        name: pod.found.name.clone(),
         uid: pod.found.uid.clone(),
         labels: pod.found.labels.clone(),
+        unready: pod.found.unready,
         last_scrape: report.and_then(|r| r.outcome).map(|o| o.name().to_owned()),
         error: report.and_then(|r| r.error.clone()),
         last_success_s: report.and_then(|r| r.last_success).map(|at| now.since(at).0),

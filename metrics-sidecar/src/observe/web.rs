@@ -10,6 +10,7 @@
 
 use super::status;
 use super::wasm::Wasm;
+use crate::discovery::standing::Standing;
 use crate::feed::Hub;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
@@ -27,6 +28,8 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub struct Pages {
     /// State of the sidecar.
     pub hub: Arc<Hub>,
+    /// Where endpoints come from.
+    pub sources: Arc<[Arc<Standing>]>,
     /// Own metrics.
     pub registry: Registry,
     /// The filter, if it is served.
@@ -39,7 +42,7 @@ pub fn router(pages: Arc<Pages>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/status", get(async |State(pages): State<Arc<Pages>>| Json(status::status(&pages.hub))))
+        .route("/status", get(async |State(pages): State<Arc<Pages>>| Json(status::status(&pages.hub, &pages.sources))))
         .route("/filter.wasm", get(wasm))
         .route("/filter.wasm.sha256", get(sum))
         .with_state(pages)
@@ -47,7 +50,7 @@ pub fn router(pages: Arc<Pages>) -> Router {
 
 async fn readyz(State(pages): State<Arc<Pages>>) -> (StatusCode, String) {
     match pages.hub.tables.borrow().as_ref() {
-        None => (StatusCode::SERVICE_UNAVAILABLE, "no table yet: discovery or first scrapes are not over\n".to_owned()),
+        None => (StatusCode::SERVICE_UNAVAILABLE, not_ready(&pages.sources)),
         Some(published) if published.pods.is_empty() => {
             (StatusCode::OK, "ready, with 0 endpoints discovered\n".to_owned())
         }
@@ -56,6 +59,16 @@ async fn readyz(State(pages): State<Arc<Pages>>) -> (StatusCode, String) {
             (StatusCode::OK, format!("ready, {choosable} of {} endpoints choosable\n", published.table.endpoints.len()))
         }
     }
+}
+
+fn not_ready(sources: &[Arc<Standing>]) -> String {
+    let mut text = "no table yet: discovery or first scrapes are not over\n".to_owned();
+    for report in sources.iter().map(|source| source.report()) {
+        if let Some((_, error)) = report.failing {
+            text.push_str(&format!("{}: {error}\n", report.name));
+        }
+    }
+    text
 }
 
 async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
