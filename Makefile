@@ -31,6 +31,10 @@ test-monitoring: build $(VENV)/.monitoring ## dashboards, rules and scrape confi
 	@tests/tools/get-prometheus >/dev/null
 	$(PY) -m pytest tests/monitoring -q
 
+.PHONY: test-kubernetes
+test-kubernetes: build ## discovery on a real API server (the first time builds it: Go, some minutes)
+	$(PY) -m pytest tests/kubernetes -q $(ARGS)
+
 .PHONY: check
 check: setup ## formatting, lints, documentation, licences
 	cargo fmt --all --check

@@ -11,8 +11,8 @@ from .process import Process, free_port, wait_for
 class Pod:
     """One simulated pod. `options` are those of `warmpath-bench sim`, such as `kv_tokens=26000`."""
 
-    def __init__(self, folder: Path, name: str = "pod", port: int | None = None, **options):
-        self.address = f"127.0.0.1:{port or free_port()}"
+    def __init__(self, folder: Path, name: str = "pod", port: int | None = None, host: str = "127.0.0.1", **options):
+        self.address = f"{host}:{port or free_port()}"
         command = [paths.BENCH, "sim", "--listen", self.address]
         for option, value in options.items():
             flag = "--" + option.replace("_", "-")

@@ -1,4 +1,4 @@
-"""The metrics-sidecar and its endpoint file."""
+"""The metrics-sidecar and its endpoint file, or another source of endpoints."""
 
 import json
 import urllib.request
@@ -9,25 +9,31 @@ from .process import Process, free_port, wait_for
 
 
 class Sidecar:
-    """A sidecar that watches a file of endpoints."""
+    """A sidecar that watches a file of endpoints, or what `sources` names in place of it. `within` is a command that
+    it is started by."""
 
     def __init__(
         self,
         folder: Path,
-        pods: list[str],
+        pods: list[str] | None = None,
         pools: list[dict] | None = None,
         name: str = "sidecar",
         feed: str | None = None,
+        sources: list[str] | None = None,
+        env: dict[str, str] | None = None,
+        within: list[str] | None = None,
         **options,
     ):
         self.file = folder / f"{name}-endpoints.json"
-        self.write(pods, pools)
+        if sources is None:
+            self.write(pods or [], pools)
+            sources = ["--endpoints", self.file]
         self.http = f"127.0.0.1:{free_port()}"
         self.feed = feed or f"127.0.0.1:{free_port()}"
-        command = [paths.SIDECAR, "sidecar", "--endpoints", self.file, "--http-listen", self.http, "--feed-listen", self.feed]
+        command = [*(within or []), paths.SIDECAR, "sidecar", *sources, "--http-listen", self.http, "--feed-listen", self.feed]
         for option, value in options.items():
             command += ["--" + option.replace("_", "-"), str(value)]
-        self.process = Process(name, command, folder / f"{name}.log", {"RUST_LOG": "info"})
+        self.process = Process(name, command, folder / f"{name}.log", {"RUST_LOG": "info", **(env or {})})
 
     def write(self, pods: list[str], pools: list[dict] | None = None) -> None:
         new = self.file.with_suffix(".new")
