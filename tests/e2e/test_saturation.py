@@ -1,8 +1,11 @@
 """Saturation: endpoints over the limits get nothing while others are below; when all are over, priority decides."""
 
+import json
+
 import pytest
 from stack.client import Client, chat_body
 from stack.process import wait_for
+from wire import connect, head, read_answer
 
 CHAT = "/v1/chat/completions"
 LIMITS = {"max_waiting": 2, "when_saturated": "reject", "priority_header": "x-priority"}
@@ -36,6 +39,14 @@ def test_when_all_pods_are_saturated_requests_are_refused_by_priority(busy, fres
     assert client.chat(fresh(20), {"x-priority": "-1"}).status == 429
     stats = busy.envoy.stats()
     assert stats["refused"] == stats["decisions{pool=all,reason=shed}"] >= 4
+    # A body that is refused before it is whole: the connection ends or goes on, the gateway lives.
+    large = json.dumps(chat_body("a long story " * 200_000)).encode()
+    with connect(busy.envoy.url) as sock:
+        try:
+            sock.sendall(head("POST", CHAT, f"content-length: {len(large)}") + large)
+        except ConnectionError:
+            pass  # the answer came first
+        assert read_answer(sock).status == 429
     with pytest.raises(TimeoutError):
         # It waits its turn at a pod.
         client.chat(fresh(20), {"x-priority": "1"})
