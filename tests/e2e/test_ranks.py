@@ -15,14 +15,15 @@ def served(stack, marked: str) -> tuple[str, int]:
 
 def test_a_prompt_comes_back_to_its_rank_and_prompts_spread_over_all(stack, client, fresh):
     used = set()
-    for _ in range(24):
+    for _ in range(40):
         text, marks = fresh(200), [mark(), mark()]
         first, again = (client.chat(text, {MARK: m}) for m in marks)
         assert (first.reason, again.reason) == ("cold", "warm")
         assert served(stack, marks[0]) == served(stack, marks[1])
         assert again.cached > 100
         used.add(served(stack, marks[0]))
-    assert len(used) == 6
+    # Forty draws of six leave one out in 1 of 250 cases, two in 1 of 700,000.
+    assert len(used) >= 5
 
 
 def test_a_client_cannot_choose_a_rank(stack, client, fresh):

@@ -27,7 +27,7 @@ def test_conversations_go_on_where_their_state_is(client, fresh, stream):
 
 
 def test_a_stored_answer_can_be_asked_for(client, fresh):
-    answers = [ask(client, fresh(30)) for _ in range(6)]
+    answers = [ask(client, fresh(30)) for _ in range(12)]
     assert len({a.pod for a in answers}) > 1
     for answer in answers:
         got = client.send("GET", f"{RESPONSES}/{made(answer)}")
