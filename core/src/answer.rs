@@ -2,7 +2,7 @@
 //!
 //! Reads what vLLM sends on all four APIs: one JSON object, or server-sent events with one JSON object a line.
 
-use crate::json::{Container, Scanner, Sink};
+use crate::json::{Container, Scanner, Sink, keep};
 use crate::units::{ResponseKey, Tokens};
 
 /// `usage` as the engine reports it.
@@ -111,8 +111,7 @@ impl Answer {
         if self.line == Line::Name {
             let colon = memchr::memchr(b':', bytes);
             let (name, rest) = bytes.split_at_checked(colon.unwrap_or(bytes.len())).unwrap_or((bytes, &[]));
-            let room = 8_usize.saturating_sub(self.name.len());
-            self.name.extend(name.iter().take(room));
+            keep(&mut self.name, name, NAME_LIMIT);
             if colon.is_none() {
                 return;
             }
@@ -174,12 +173,9 @@ impl Object {
     }
 }
 
+/// Bytes of a key, a type or a number that count, and of the field names of events.
 const WORD_LIMIT: usize = 64;
-
-fn keep(word: &mut Vec<u8>, piece: &[u8]) {
-    let room = WORD_LIMIT.saturating_sub(word.len());
-    word.extend(piece.iter().take(room));
-}
+const NAME_LIMIT: usize = 8;
 
 impl Sink for Object {
     fn open(&mut self, container: Container, depth: u32) {
@@ -217,12 +213,11 @@ impl Sink for Object {
 
     fn string_piece(&mut self, piece: &[u8]) {
         if self.in_key {
-            keep(&mut self.key, piece);
+            keep(&mut self.key, piece, WORD_LIMIT);
         } else if self.in_kind {
-            keep(&mut self.kind, piece);
+            keep(&mut self.kind, piece, WORD_LIMIT);
         } else if self.in_id {
-            let room = ResponseKey::LONGEST.saturating_sub(self.id.len());
-            self.id.extend(piece.iter().take(room));
+            keep(&mut self.id, piece, ResponseKey::LONGEST);
         }
     }
 
@@ -236,7 +231,7 @@ impl Sink for Object {
 
     fn scalar_piece(&mut self, piece: &[u8]) {
         if self.usage_at.is_some() {
-            keep(&mut self.number, piece);
+            keep(&mut self.number, piece, WORD_LIMIT);
         }
     }
 

@@ -67,6 +67,12 @@ pub trait Sink {
     fn scalar_end(&mut self, depth: u32);
 }
 
+/// Adds a piece to what a sink holds of a string or scalar, as far as there is room: `most` bytes in all.
+pub(crate) fn keep(held: &mut Vec<u8>, piece: &[u8], most: usize) {
+    let room = most.saturating_sub(held.len());
+    held.extend(piece.iter().take(room));
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expect {
     Value,

@@ -105,16 +105,25 @@ impl Load {
 
     /// Presumes prefills over that will not be seen, when their time has passed.
     fn presume(&mut self, rate: f64, now: Millis) {
-        while let Some(head) = self.prefilling.front().filter(|p| p.expected.is_none()) {
-            let over = self.head_since.0 as f64 + millis(head.uncached, rate);
-            if over > now.0 as f64 {
-                return;
-            }
-            self.head_since = Millis(over as u64);
+        let (over, since) = self.presumed_over(rate, now);
+        for head in self.prefilling.drain(..over) {
             self.pending = self.pending.saturating_sub(head.uncached);
             self.unseen += 1;
-            self.prefilling.pop_front();
         }
+        self.head_since = since;
+    }
+
+    /// How many of the first prefills will not be seen and should be over by now, and when the last of them was.
+    fn presumed_over(&self, rate: f64, now: Millis) -> (usize, Millis) {
+        let mut since = self.head_since;
+        for (n, prefill) in self.prefilling.iter().enumerate() {
+            let over = since.0 as f64 + millis(prefill.uncached, rate);
+            if prefill.expected.is_some() || over > now.0 as f64 {
+                return (n, since);
+            }
+            since = Millis(over as u64);
+        }
+        (self.prefilling.len(), since)
     }
 
     /// Time until a prompt sent now would begin its prefill, if the endpoint is as fast as believed. `overhead`: the part of
@@ -130,14 +139,9 @@ impl Load {
     /// others before them. Those whose first token will not be seen count as past it when their time has passed.
     #[must_use]
     pub fn waiting(&self, rate: f64, now: Millis) -> u32 {
-        let mut elapsed = now.since(self.head_since).0 * 1000.0;
+        let (over, _) = self.presumed_over(rate, now);
         let (mut waiting, mut before) = (0, 0_u64);
-        for prefill in &self.prefilling {
-            let takes = millis(prefill.uncached, rate);
-            if prefill.expected.is_none() && before == 0 && takes <= elapsed {
-                elapsed -= takes;
-                continue;
-            }
+        for prefill in self.prefilling.iter().skip(over) {
             waiting += u32::from(before > STEP);
             before = before.saturating_add(prefill.uncached);
         }

@@ -326,12 +326,10 @@ impl HttpContext for Http {
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
         // The body ended without saying so.
         if matches!(self.stage, Stage::Reading(_)) {
-            if let Ok(mut worker) = Rc::clone(&self.worker).try_borrow_mut() {
-                self.decide(&mut worker, true);
-            }
-        } else {
-            self.read_extension(0, true);
+            let shared = Rc::clone(&self.worker);
+            return shared.try_borrow_mut().map_or(Action::Continue, |mut worker| self.decide(&mut worker, true));
         }
+        self.read_extension(0, true);
         Action::Continue
     }
 

@@ -116,3 +116,30 @@ pub trait Policy {
     /// for prompts that would be placed anew together.
     fn rank(&self, candidates: &[Candidate], novelty: u64, best: usize, ranked: &mut Vec<Ranked>) -> Reason;
 }
+
+#[cfg(test)]
+impl Candidate {
+    /// An endpoint with nothing to do, asked for 10,000 tokens of which it holds `matched`, at 10,000 tokens a second.
+    fn idle(n: u32, matched: u64) -> Self {
+        Self {
+            slot: Slot(n),
+            id: EndpointId(u64::from(n) * 77 + 5),
+            matched: Tokens(matched),
+            sharing: 0,
+            uncached: Tokens(10_000 - matched),
+            overhead: Seconds(0.02),
+            backlog: Seconds(0.0),
+            lateness: Seconds(0.0),
+            kv: KvPressure::default(),
+            prefill_rate: 10_000.0,
+            in_flight: 0,
+            foreign: 0,
+            waiting: 0,
+            has_rank: false,
+            loads_adapter: false,
+            turnover: None,
+            room: 1.0,
+            reuse: 1.0,
+        }
+    }
+}

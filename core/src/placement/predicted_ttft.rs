@@ -172,31 +172,9 @@ fn before(a: &Ranked, b: &Ranked) -> Ordering {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::Slot;
-    use crate::units::EndpointId;
-    use crate::view::KvPressure;
 
     fn candidate(n: u32, matched: u64, backlog: f64) -> Candidate {
-        Candidate {
-            slot: Slot(n),
-            id: EndpointId(u64::from(n) * 77 + 5),
-            matched: Tokens(matched),
-            sharing: 0,
-            uncached: Tokens(10_000 - matched),
-            overhead: Seconds(0.02),
-            backlog: Seconds(backlog),
-            lateness: Seconds(0.0),
-            kv: KvPressure::default(),
-            prefill_rate: 10_000.0,
-            in_flight: 0,
-            foreign: 0,
-            waiting: 0,
-            has_rank: false,
-            loads_adapter: false,
-            turnover: None,
-            room: 1.0,
-            reuse: 1.0,
-        }
+        Candidate { backlog: Seconds(backlog), ..Candidate::idle(n, matched) }
     }
 
     fn choose(candidates: &[Candidate], novelty: u64) -> (Reason, Vec<u32>) {

@@ -108,32 +108,12 @@ impl Saturation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::index::Slot;
     use crate::placement::{Policy, PredictedTtft};
-    use crate::units::{EndpointId, Tokens};
     use crate::view::KvPressure;
 
     fn candidate(n: u32, matched: u64, waiting: u32) -> Candidate {
-        Candidate {
-            slot: Slot(n),
-            id: EndpointId(u64::from(n)),
-            matched: Tokens(matched),
-            sharing: 0,
-            uncached: Tokens(10_000 - matched),
-            overhead: Seconds(0.02),
-            backlog: Seconds(0.0),
-            lateness: Seconds(0.0),
-            kv: KvPressure { full: 0.5, ..KvPressure::default() },
-            prefill_rate: 10_000.0,
-            in_flight: waiting,
-            foreign: 0,
-            waiting,
-            has_rank: false,
-            loads_adapter: false,
-            turnover: None,
-            room: 1.0,
-            reuse: 1.0,
-        }
+        let kv = KvPressure { full: 0.5, ..KvPressure::default() };
+        Candidate { kv, in_flight: waiting, waiting, ..Candidate::idle(n, matched) }
     }
 
     fn apply(rule: Saturation, candidates: &[Candidate], priority: i64) -> (Outcome, Vec<usize>) {

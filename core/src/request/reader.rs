@@ -4,12 +4,15 @@ use super::canonical::{Canonical, Digest, Shape};
 use super::fields::{ApiKind, Member, SALT};
 use super::stage::Stage;
 use super::{LoadOnly, Prompt};
-use crate::json::{Container, JsonError, Scanner, Sink, unescape};
+use crate::json::{Container, JsonError, Scanner, Sink, keep, unescape};
 use crate::prefix::PrefixHasher;
 use crate::units::{ResponseKey, mix};
 
 /// Longest model name that is kept. Longer ones cannot name a pool.
 const MODEL_LIMIT: usize = 512;
+/// The same for a member's key, and for a number or word.
+const KEY_LIMIT: usize = 64;
+const SCALAR_LIMIT: usize = 24;
 
 /// Reads one request body, chunk by chunk.
 #[derive(Debug)]
@@ -369,17 +372,14 @@ impl Sink for Body {
                 self.hashed(|c, out| c.string_piece(key, piece, out));
             }
             Member::Model if !key => {
-                let room = MODEL_LIMIT.saturating_sub(self.model_bytes.len());
-                self.model_bytes.extend(piece.iter().take(room));
+                keep(&mut self.model_bytes, piece, MODEL_LIMIT);
             }
             Member::Previous if !key => {
-                let room = ResponseKey::LONGEST.saturating_sub(self.previous_bytes.len());
-                self.previous_bytes.extend(piece.iter().take(room));
+                keep(&mut self.previous_bytes, piece, ResponseKey::LONGEST);
             }
             // Between members: the key of the next one.
             _ if key => {
-                let room = 64_usize.saturating_sub(self.key.len());
-                self.key.extend(piece.iter().take(room));
+                keep(&mut self.key, piece, KEY_LIMIT);
             }
             _ => {}
         }
@@ -408,8 +408,7 @@ impl Sink for Body {
     }
 
     fn scalar_piece(&mut self, piece: &[u8]) {
-        let room = 24_usize.saturating_sub(self.scalar.len());
-        self.scalar.extend(piece.iter().take(room));
+        keep(&mut self.scalar, piece, SCALAR_LIMIT);
         self.hashed(|c, out| c.scalar_piece(piece, out));
     }
 

@@ -93,6 +93,20 @@ fn when_all_are_saturated_a_request_is_refused_at_once() {
 }
 
 #[test]
+fn a_request_that_its_trailers_end_is_refused_as_any_other() {
+    let config = r#"{"wiring": "streaming", "saturation": {"max_waiting": 5, "when_saturated": "reject"}}"#;
+    let mut vm = Vm::new(&Process::default(), config);
+    saturated(&mut vm);
+    let (mut http, _) = vm.begin("/v1/chat/completions", false);
+    // Cut off: only the trailers tell that no more will come.
+    let body = &chat("hello ")[..100];
+    *vm.host.body.borrow_mut() = body.to_vec();
+    assert_eq!(http.on_http_request_body(body.len(), false), Action::Pause);
+    assert_eq!(http.on_http_request_trailers(1), Action::Pause, "nothing goes on");
+    assert_eq!(vm.host.replies.borrow().len(), 1);
+}
+
+#[test]
 fn requests_for_stored_answers_are_never_refused() {
     let mut vm = Vm::new(&Process::default(), r#"{"saturation": {"max_waiting": 5, "when_saturated": "reject"}}"#);
     saturated(&mut vm);
