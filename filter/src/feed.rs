@@ -1,7 +1,7 @@
 //! The stream to the sidecar. One VM of the process holds it: the leader by a heartbeat in shared data, which any VM
 //! takes over when it stops (a VM that is reloaded has no ticks until traffic comes).
 //!
-//! Down come endpoint tables and records (a refill, later peers' routes); up goes the journal, read from the ring by a
+//! Down come endpoint tables and records (a refill, what other gateways routed); up goes the journal, read from the ring by a
 //! place of its own, whose position stands in the heartbeat: a new leader goes on where the last one was.
 
 use crate::host::{Host, Level, SharedData, StreamToken};
@@ -27,8 +27,8 @@ const RETRY_MS: u64 = 500;
 /// Slots sent up in one message, and bytes after which a message is full.
 const BATCH_SLOTS: u32 = 512;
 const BATCH_BYTES: usize = 256 * 1024;
-/// Slots of records taken into the ring in one tick, so that a refill does not lap slow VMs.
-const REFILL_SLOTS: usize = 64;
+/// Slots of records taken into the ring in one callback, so that its requests do not wait long.
+const WORK_SLOTS: usize = 64;
 /// Slots of records waiting for the ring; a sidecar that sends more loses them.
 const MAX_WAITING: usize = 16_384;
 
@@ -139,19 +139,19 @@ impl Feed {
                 Err(_) => stats.add(Counter::FeedClosed, 1),
             }
         }
-        lead.send(host, stats, plugin, origin);
-        Work { table: lead.table.take(), slots: lead.take_waiting() }
+        lead.send(host, stats, plugin, origin, now);
+        lead.work()
     }
 
-    /// A message came on `stream`.
-    pub fn message(&mut self, host: &dyn Host, stats: &Stats, stream: StreamToken, bytes: &[u8]) {
-        let Some(lead) = self.leading.as_mut().filter(|l| l.stream == Some(stream)) else { return };
+    /// A message came on `stream`. What it asks for is due at once: other gateways' requests should not wait for a tick.
+    pub fn message(&mut self, host: &dyn Host, stats: &Stats, stream: StreamToken, bytes: &[u8]) -> Work {
+        let Some(lead) = self.leading.as_mut().filter(|l| l.stream == Some(stream)) else { return Work::default() };
         let kind = match proto::Down::decode(bytes) {
             Ok(down) => down.kind,
             Err(error) => {
                 stats.add(Counter::TableErrors, 1);
                 host.log(Level::Warn, &format!("warmpath: message from the sidecar not understood: {error}"));
-                return;
+                return Work::default();
             }
         };
         match kind {
@@ -176,6 +176,7 @@ impl Feed {
             }
             None => {}
         }
+        lead.work()
     }
 
     /// The stream ended.
@@ -247,7 +248,7 @@ pub fn journal_prefix(prefix: &str) -> String {
 }
 
 impl Leading {
-    fn send(&mut self, host: &dyn Host, stats: &Stats, plugin: &str, origin: Origin) {
+    fn send(&mut self, host: &dyn Host, stats: &Stats, plugin: &str, origin: Origin, now: Millis) {
         let Some(stream) = self.stream else { return };
         if !self.greeted {
             let position = self.ring.position();
@@ -258,6 +259,7 @@ impl Leading {
                 // Nothing of this process's journal was ever sent: it is new, and knows nothing.
                 want_refill: position == 0,
                 fingerprint: FINGERPRINT,
+                now_ms: now.0,
             };
             if !send(host, stream, proto::up::Kind::Hello(hello)) {
                 return;
@@ -301,9 +303,9 @@ impl Leading {
         }
     }
 
-    fn take_waiting(&mut self) -> Vec<Vec<u8>> {
-        let n = self.waiting.len().min(REFILL_SLOTS);
-        self.waiting.drain(..n).collect()
+    fn work(&mut self) -> Work {
+        let n = self.waiting.len().min(WORK_SLOTS);
+        Work { table: self.table.take(), slots: self.waiting.drain(..n).collect() }
     }
 }
 

@@ -69,19 +69,12 @@ impl Root {
 impl Context for Root {
     fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
         if let Some(bytes) = self.host.message(size) {
-            self.with_worker(|w| {
-                let host = Rc::clone(&self.host);
-                let (feed, stats) = w.feed();
-                feed.message(&*host, stats, StreamToken(token), &bytes);
-            });
+            self.with_worker(|w| w.feed_message(StreamToken(token), &bytes));
         }
     }
 
     fn on_grpc_stream_close(&mut self, token: u32, _status: u32) {
-        self.with_worker(|w| {
-            let (feed, stats) = w.feed();
-            feed.closed(&*self.host, stats, StreamToken(token), self.host.now());
-        });
+        self.with_worker(|w| w.feed_closed(StreamToken(token)));
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Kept in the root context, never in statics: plugins with the same code may share one VM.
 
-use crate::feed::{Feed, journal_prefix, tables};
-use crate::host::{Host, Level, SharedData, micros, random};
+use crate::feed::{Feed, Work, journal_prefix, tables};
+use crate::host::{Host, Level, SharedData, StreamToken, micros, random};
 use crate::stats::{Counter, Gauge, Histogram, Stats};
 use std::rc::Rc;
 use warmpath_core::config::{Config, Mode};
@@ -67,9 +67,15 @@ impl Worker {
         }
     }
 
-    /// The feed.
-    pub fn feed(&mut self) -> (&mut Feed, &Stats) {
-        (&mut self.feed, &self.stats)
+    /// A message of the sidecar came.
+    pub fn feed_message(&mut self, stream: StreamToken, bytes: &[u8]) {
+        let work = self.feed.message(&*self.host, &self.stats, stream, bytes);
+        self.carry_out(work, self.host.now());
+    }
+
+    /// The sidecar's stream ended.
+    pub fn feed_closed(&mut self, stream: StreamToken) {
+        self.feed.closed(&*self.host, &self.stats, stream, self.host.now());
     }
 
     /// An identity for a request.
@@ -89,14 +95,18 @@ impl Worker {
         self.ask_for_refill(now);
         let work =
             self.feed.tick(&*self.host, &self.stats, &self.config.sidecar_cluster, &self.config.name, self.origin, now);
+        self.carry_out(work, now);
+        if self.feed.is_leading() {
+            self.set_gauges(now);
+        }
+    }
+
+    fn carry_out(&mut self, work: Work, now: Millis) {
         if let Some(version) = work.table {
             self.append(&[self.of_nobody(now, Body::Table { version })], now);
         }
         for payload in work.slots {
             self.append_payload(&payload, now);
-        }
-        if self.feed.is_leading() {
-            self.set_gauges(now);
         }
     }
 

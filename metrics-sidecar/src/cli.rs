@@ -110,12 +110,40 @@ pub struct SidecarArgs {
     /// Slots a second that a refill sends: slow enough that the ring is not lapped by it.
     #[arg(long, env = "WARMPATH_REFILL_RATE", default_value_t = 256, value_name = "SLOTS")]
     pub refill_rate: u32,
+    /// The sidecars of the gateway's other replicas: what one routes, all know.
+    #[command(flatten)]
+    pub peers: PeersArgs,
     /// Filter to serve at `/filter.wasm`.
     #[arg(long, env = "WARMPATH_FILTER", value_name = "FILE.wasm")]
     pub filter: Option<PathBuf>,
     /// How log lines look; `RUST_LOG` sets which there are (default `info`).
     #[arg(long, env = "WARMPATH_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
+}
+
+/// Options for peers. Without `--peers` and `--peers-service` there are none, and nothing listens for them.
+#[derive(Args, Clone, Debug)]
+pub struct PeersArgs {
+    /// Peers by name or address; a name is looked up again every few seconds, and each address it has is a peer.
+    #[arg(long, env = "WARMPATH_PEERS", value_delimiter = ';', value_name = "HOST:PORT")]
+    pub peers: Vec<String>,
+    /// Kubernetes: peers are what this headless Service selects; this sidecar may be among them.
+    #[arg(long, env = "WARMPATH_PEERS_SERVICE", value_name = "NAMESPACE/SERVICE:PORT")]
+    pub peers_service: Option<ServiceTarget>,
+    /// Where peers connect (gRPC, plain text); port 0 takes a free one.
+    #[arg(long, env = "WARMPATH_PEERS_LISTEN", default_value = "0.0.0.0:9466", value_name = "IP:PORT")]
+    pub peers_listen: SocketAddr,
+    /// A secret that all peers must know.
+    #[arg(long, env = "WARMPATH_PEERS_TOKEN", hide_env_values = true, value_name = "SECRET")]
+    pub peers_token: Option<String>,
+}
+
+impl PeersArgs {
+    /// Whether there are to be peers.
+    #[must_use]
+    pub fn are_named(&self) -> bool {
+        !self.peers.is_empty() || self.peers_service.is_some()
+    }
 }
 
 /// How log lines look.

@@ -4,7 +4,7 @@
 //! discovery ─▶ keeper ─▶ pods (one scrape task each) ─▶ keeper ─▶ table ─▶ feed ─▶ filter
 //!                                                                   │        ▲
 //!                                                                   ▼        │ journal, refill
-//!                                                                 memory ◀───┘
+//!                                                                 memory ◀───┘ ◀──▶ peers
 //! ```
 //!
 //! | module | job |
@@ -15,7 +15,10 @@
 //! | [`keeper`] | one scrape task for each discovered pod; puts their reports into a table |
 //! | [`table`] | builds and publishes the endpoint table |
 //! | [`memory`] | what was routed where, folded from journals: one view for each plugin |
+//! | [`exchange`], [`records`] | the same as it becomes known, for those who have not seen it |
 //! | [`feed`] | the gRPC stream to each Envoy |
+//! | [`peers`] | the sidecars of the gateway's other replicas |
+//! | [`hub`] | what all streams share |
 //! | [`observe`] | own metrics, status page, HTTP server |
 //! | [`sidecar`] | puts all of it together and stops it again |
 //!
@@ -27,11 +30,15 @@
 pub mod cli;
 pub mod clock;
 pub mod discovery;
+pub mod exchange;
 pub mod feed;
+pub mod hub;
 pub mod keeper;
 pub mod memory;
 pub mod observe;
+pub mod peers;
 pub mod pods;
+pub mod records;
 pub mod shutdown;
 pub mod sidecar;
 pub mod table;

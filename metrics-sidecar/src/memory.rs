@@ -1,11 +1,14 @@
-//! What was routed where, as the journals of the connected Envoys tell it: the map that a new or lapped VM is refilled
-//! from. One view for each plugin and hash fingerprint, because hashes of another fingerprint mean nothing here.
+//! What was routed where, as the journals of the connected Envoys and of the peers tell it: the map that a new or
+//! lapped VM is refilled from. One view for each plugin and hash fingerprint, because hashes of another fingerprint
+//! mean nothing here.
 
+use crate::records::{ClockOffset, SLOT_BYTES, is_of};
 use crate::table::Published;
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use warmpath_core::journal::{Body, decode_slot};
+use tokio::sync::watch;
+use warmpath_core::journal::{Body, Record, decode_slot, encode_slot};
 use warmpath_core::units::{Millis, Origin};
 use warmpath_core::view::{View, ViewLimits};
 
@@ -18,9 +21,6 @@ const MAX_ORIGINS: usize = 64;
 /// No ring is longer (core caps it there), so a position further back than this is not an overlap of two senders but a
 /// ring that began anew.
 const LONGEST_RING: u64 = 1 << 20;
-
-/// About how long a slot of a refill is: 16 of them make a message of 64 KB.
-const REFILL_SLOT_BYTES: usize = 4000;
 
 /// What came of a journal message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,22 +39,41 @@ pub struct Folded {
     pub refill_wanted: bool,
 }
 
+/// Whether the peers were asked for what they know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeersAsked {
+    /// Not yet, or the one that was asked knew nothing.
+    #[default]
+    No,
+    /// One of them is being asked.
+    Now,
+    /// One of them has told.
+    Done,
+}
+
 /// One plugin's view.
 #[derive(Debug)]
 pub struct Memory {
     view: View,
     positions: HashMap<Origin, Position>,
+    /// Whether the peers were asked for what they know.
+    pub peers_asked: PeersAsked,
 }
 
+/// Where an Envoy stands.
 #[derive(Clone, Copy, Debug)]
 struct Position {
-    next: u64,
+    /// The next slot of its ring, once any has come.
+    next: Option<u64>,
+    /// Up to where it was told what others routed, if its stream has ended.
+    told: Option<u64>,
     seen_at: Millis,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { view: View::new(ViewLimits::default()), positions: HashMap::new() }
+        let view = View::new(ViewLimits::default());
+        Self { view, positions: HashMap::new(), peers_asked: PeersAsked::default() }
     }
 }
 
@@ -66,31 +85,64 @@ impl Memory {
         }
     }
 
-    /// Folds slots of `origin`'s ring, the first at `position`.
-    pub fn fold(&mut self, origin: Origin, position: u64, slots: &[Bytes], now: Millis) -> Folded {
+    /// Folds slots of `origin`'s ring, the first at `position`. Also gives those of them that others have not seen, their
+    /// moments by this host's clock: not what the Envoy itself heard from others.
+    pub fn fold(
+        &mut self,
+        origin: Origin,
+        position: u64,
+        slots: &[Bytes],
+        clock: ClockOffset,
+        now: Millis,
+    ) -> (Folded, Vec<Bytes>) {
         let mut folded = Folded::default();
-        let expected = match self.positions.get(&origin) {
-            Some(known) if known.next.saturating_sub(position) < LONGEST_RING => known.next,
-            _ => position,
-        };
+        let mut new = Vec::new();
+        let known = self.positions.get(&origin).copied();
+        let is_believed = |next: &u64| next.saturating_sub(position) < LONGEST_RING;
+        let expected = known.and_then(|k| k.next).filter(is_believed).unwrap_or(position);
         folded.lost = position.saturating_sub(expected);
         let repeated = expected.saturating_sub(position).min(slots.len() as u64);
         folded.repeated = repeated;
         for slot in slots.iter().skip(usize::try_from(repeated).unwrap_or(usize::MAX)) {
             folded.slots += 1;
-            let Ok(records) = decode_slot(slot) else {
+            let Ok(mut records) = decode_slot(slot) else {
                 folded.bad += 1;
                 continue;
             };
-            for record in &records {
-                folded.records += 1;
-                folded.refill_wanted |= matches!(record.body, Body::RefillWanted);
-                self.view.fold(record, now);
+            folded.records += records.len() as u64;
+            folded.refill_wanted |= records.iter().any(|record| record.body == Body::RefillWanted);
+            let all = records.len();
+            records.retain(|record| is_of(record, origin));
+            clock.apply(&mut records);
+            self.fold_records(&records, now);
+            if records.len() == all && clock.is_none() {
+                new.push(slot.clone());
+            } else if !records.is_empty() {
+                new.push(encode_slot(&records).into());
             }
         }
-        let next = position.saturating_add(slots.len() as u64).max(expected);
-        self.remember(origin, Position { next, seen_at: now });
-        folded
+        let next = Some(position.saturating_add(slots.len() as u64).max(expected));
+        self.remember(origin, Position { next, told: known.and_then(|k| k.told), seen_at: now });
+        (folded, new)
+    }
+
+    /// Folds records that came another way than through an Envoy's journal.
+    pub fn fold_records(&mut self, records: &[Record], now: Millis) {
+        for record in records {
+            self.view.fold(record, now);
+        }
+    }
+
+    /// Up to where an Envoy was told what others routed, when its last stream ended.
+    #[must_use]
+    pub fn told(&self, origin: Origin) -> Option<u64> {
+        self.positions.get(&origin)?.told
+    }
+
+    /// Keeps that for its next stream.
+    pub fn set_told(&mut self, origin: Origin, told: u64, now: Millis) {
+        let next = self.positions.get(&origin).and_then(|known| known.next);
+        self.remember(origin, Position { next, told: Some(told), seen_at: now });
     }
 
     fn remember(&mut self, origin: Origin, position: Position) {
@@ -106,7 +158,7 @@ impl Memory {
     /// All warmth that is known, as slots for the ring.
     #[must_use]
     pub fn refill(&self, own: Origin) -> Vec<Bytes> {
-        self.view.refill(own, REFILL_SLOT_BYTES).into_iter().map(Bytes::from).collect()
+        self.view.refill(own, SLOT_BYTES).into_iter().map(Bytes::from).collect()
     }
 
     /// The view.
@@ -118,12 +170,21 @@ impl Memory {
 
 /// A view that streams share. A stream holds its `Arc`, which keeps the view from being dropped.
 #[derive(Debug, Default)]
-pub struct Shared(Mutex<Memory>);
+pub struct Shared {
+    memory: Mutex<Memory>,
+    from_peers: watch::Sender<Arc<Vec<Bytes>>>,
+}
 
 impl Shared {
     /// The memory, locked. Never held across an await.
     pub fn lock(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What peers told of all that they know, each time whole: for the Envoys that are connected.
+    #[must_use]
+    pub fn from_peers(&self) -> &watch::Sender<Arc<Vec<Bytes>>> {
+        &self.from_peers
     }
 }
 
@@ -132,7 +193,10 @@ pub type Key = (String, u64);
 
 /// All views.
 #[derive(Debug, Default)]
-pub struct Memories(Mutex<BTreeMap<Key, Entry>>);
+pub struct Memories {
+    views: Mutex<BTreeMap<Key, Entry>>,
+    changes: watch::Sender<u64>,
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -153,7 +217,7 @@ impl Memories {
     /// # Errors
     /// When [`MAX_VIEWS`] are in use.
     pub fn open(&self, plugin: &str, fingerprint: u64, now: Millis) -> Result<Arc<Shared>, String> {
-        let mut views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut views = self.lock();
         let key = (plugin.to_owned(), fingerprint);
         if let Some(entry) = views.get_mut(&key) {
             entry.opened_at = now;
@@ -168,13 +232,32 @@ impl Memories {
         }
         let shared = Arc::new(Shared::default());
         views.insert(key, Entry { shared: Arc::clone(&shared), opened_at: now });
+        drop(views);
+        self.changed();
         Ok(shared)
+    }
+
+    /// The view of a plugin, if an Envoy has opened it.
+    #[must_use]
+    pub fn get(&self, key: &Key) -> Option<Arc<Shared>> {
+        self.lock().get(key).map(|entry| Arc::clone(&entry.shared))
+    }
+
+    /// Says that there may be a view that peers should be asked about.
+    pub fn changed(&self) {
+        self.changes.send_modify(|n| *n += 1);
+    }
+
+    /// Tells when there may be one.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Each view with the number of its streams.
     #[must_use]
     pub fn all(&self) -> Vec<(Key, Arc<Shared>, usize)> {
-        let views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let views = self.lock();
         views
             .iter()
             .map(|(key, entry)| {
@@ -183,6 +266,10 @@ impl Memories {
                 (key.clone(), Arc::clone(&entry.shared), streams)
             })
             .collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -217,10 +304,14 @@ mod tests {
         memory
     }
 
+    fn fold(memory: &mut Memory, origin: Origin, position: u64, slots: &[Bytes], now: u64) -> Folded {
+        memory.fold(origin, position, slots, ClockOffset::default(), Millis(now)).0
+    }
+
     #[test]
     fn what_was_folded_comes_back_as_warmth() {
         let mut memory = memory();
-        let folded = memory.fold(ORIGIN, 10, &[route(1), route(2)], Millis(9));
+        let folded = fold(&mut memory, ORIGIN, 10, &[route(1), route(2)], 9);
         assert_eq!(folded, Folded { slots: 2, records: 2, ..Folded::default() });
         let refill = memory.refill(Origin(99));
         let records: Vec<Record> = refill.iter().flat_map(|slot| decode_slot(slot).unwrap()).collect();
@@ -231,28 +322,64 @@ mod tests {
     #[test]
     fn overlaps_are_skipped_and_gaps_counted() {
         let mut memory = memory();
-        memory.fold(ORIGIN, 10, &[route(1), route(2)], Millis(9));
-        let again = memory.fold(ORIGIN, 11, &[route(2), route(3)], Millis(9));
+        fold(&mut memory, ORIGIN, 10, &[route(1), route(2)], 9);
+        let again = fold(&mut memory, ORIGIN, 11, &[route(2), route(3)], 9);
         assert_eq!((again.slots, again.repeated, again.lost), (1, 1, 0));
-        let gap = memory.fold(ORIGIN, 20, &[route(4)], Millis(9));
+        let gap = fold(&mut memory, ORIGIN, 20, &[route(4)], 9);
         assert_eq!((gap.slots, gap.repeated, gap.lost), (1, 0, 7));
-        let all_old = memory.fold(ORIGIN, 10, &[route(1)], Millis(9));
+        let all_old = fold(&mut memory, ORIGIN, 10, &[route(1)], 9);
         assert_eq!((all_old.slots, all_old.repeated), (0, 1));
-        assert_eq!(memory.fold(ORIGIN, 21, &[route(5)], Millis(9)).lost, 0);
+        assert_eq!(fold(&mut memory, ORIGIN, 21, &[route(5)], 9).lost, 0);
+    }
+
+    #[test]
+    fn others_are_told_what_this_envoy_routed_and_nothing_else() {
+        let mut memory = memory();
+        let own = slot(1, Body::Void);
+        let request = |origin| RequestId { origin, number: 2 };
+        let heard = Record { request: request(Origin(8)), at: Millis(5), body: Body::Void };
+        let mine = Record { request: request(ORIGIN), ..heard.clone() };
+        let mixed = Bytes::from(encode_slot(&[heard.clone(), mine.clone()]));
+        let slots = [own.clone(), slot(0, Body::Table { version: 1 }), encode_slot(&[heard]).into(), mixed];
+        let (folded, new) = memory.fold(ORIGIN, 0, &slots, ClockOffset::default(), Millis(9));
+        assert_eq!(folded.records, 5);
+        assert_eq!(new, [own, encode_slot(&[mine]).into()]);
+    }
+
+    #[test]
+    fn moments_of_another_host_are_moved_to_this_ones_clock() {
+        let mut memory = memory();
+        let clock = ClockOffset::new(Millis(1_000), Millis(61_000));
+        let (_, new) = memory.fold(ORIGIN, 0, &[slot(1, Body::Void)], clock, Millis(61_000));
+        assert_eq!(decode_slot(&new[0]).unwrap()[0].at, Millis(60_005));
+    }
+
+    #[test]
+    fn an_envoy_that_comes_back_goes_on_where_it_was_told() {
+        let mut memory = memory();
+        fold(&mut memory, ORIGIN, 0, &[route(1)], 9);
+        assert_eq!(memory.told(ORIGIN), None);
+        memory.set_told(ORIGIN, 17, Millis(9));
+        fold(&mut memory, ORIGIN, 1, &[route(2)], 9);
+        assert_eq!((memory.told(ORIGIN), memory.told(Origin(8))), (Some(17), None));
+        // Also one that has routed nothing yet.
+        memory.set_told(Origin(8), 3, Millis(9));
+        assert_eq!(memory.told(Origin(8)), Some(3));
+        assert_eq!(fold(&mut memory, Origin(8), 5, &[route(3)], 9).lost, 0);
     }
 
     #[test]
     fn a_ring_that_began_anew_is_believed() {
         let mut memory = memory();
-        memory.fold(ORIGIN, 1 << 40, &[route(1)], Millis(9));
-        assert_eq!(memory.fold(ORIGIN, 0, &[route(2)], Millis(9)).slots, 1);
+        fold(&mut memory, ORIGIN, 1 << 40, &[route(1)], 9);
+        assert_eq!(fold(&mut memory, ORIGIN, 0, &[route(2)], 9).slots, 1);
     }
 
     #[test]
     fn bad_slots_cost_only_themselves() {
         let mut memory = memory();
         let wanted = slot(0, Body::RefillWanted);
-        let folded = memory.fold(ORIGIN, 0, &[Bytes::from_static(b"\xffgarbage"), Bytes::new(), wanted], Millis(9));
+        let folded = fold(&mut memory, ORIGIN, 0, &[Bytes::from_static(b"\xffgarbage"), Bytes::new(), wanted], 9);
         assert_eq!((folded.bad, folded.records, folded.refill_wanted), (2, 1, true));
     }
 
@@ -260,7 +387,7 @@ mod tests {
     fn origins_are_bounded() {
         let mut memory = memory();
         for n in 0..500 {
-            memory.fold(Origin(n), 0, &[], Millis(n));
+            fold(&mut memory, Origin(n), 0, &[], n);
         }
         assert_eq!(memory.positions.len(), MAX_ORIGINS);
         assert!(memory.positions.contains_key(&Origin(499)));

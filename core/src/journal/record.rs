@@ -101,6 +101,16 @@ pub fn encode_slot(records: &[Record]) -> Vec<u8> {
     slot.finish()
 }
 
+/// Appends the records of the slot `from` to those of `to`, without reading them. A slot of another format, which no
+/// reader of `to` would understand, is left out.
+pub fn append_slot(to: &mut Vec<u8>, from: &[u8]) {
+    match from.split_first() {
+        Some((&FORMAT, records)) if !to.is_empty() => to.extend_from_slice(records),
+        Some((&FORMAT, _)) => to.extend_from_slice(from),
+        _ => {}
+    }
+}
+
 /// The records of a slot's payload. Kinds that this version does not know are left out.
 ///
 /// # Errors
@@ -271,6 +281,15 @@ pub(crate) mod tests {
         #[test]
         fn records_come_back_as_they_went(records in vec(record(), 0..6)) {
             prop_assert_eq!(decode_slot(&encode_slot(&records)), Ok(records));
+        }
+
+        #[test]
+        fn slots_appended_hold_the_records_of_both(a in vec(record(), 0..4), b in vec(record(), 0..4)) {
+            let mut slot = Vec::new();
+            append_slot(&mut slot, &encode_slot(&a));
+            append_slot(&mut slot, &encode_slot(&b));
+            append_slot(&mut slot, b"garbage");
+            prop_assert_eq!(decode_slot(&slot), Ok([a, b].concat()));
         }
 
         #[test]

@@ -4,6 +4,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | [`mod@file`] | pods listed in a JSON file |
+//! | [`names`] | addresses and host names, as options name them |
 //! | [`kubernetes`] | pods that the API server tells of |
 //! | [`standing`] | how a source stands: in step, failing, since when |
 //! | [`merge`] | one snapshot of all sources |
@@ -11,6 +12,7 @@
 pub mod file;
 pub mod kubernetes;
 pub mod merge;
+pub mod names;
 pub mod standing;
 
 use async_trait::async_trait;

@@ -5,13 +5,10 @@
 pub mod refill;
 pub mod stream;
 
-use crate::clock::Clock;
-use crate::memory::Memories;
-use crate::observe::metrics::FeedMetrics;
+use crate::hub::Hub;
 use crate::proto::feed_server::Feed;
 use crate::proto::{Down, Up};
 use crate::shutdown::Shutdown;
-use crate::table::Tables;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,25 +19,6 @@ use warmpath_core::units::{Millis, Origin};
 
 /// Messages that may wait for one Envoy to read. Few: what waits here is old.
 const QUEUE: usize = 4;
-
-/// What all streams share.
-#[derive(Debug)]
-pub struct Hub {
-    /// The newest table.
-    pub tables: Tables,
-    /// What was routed where.
-    pub memories: Memories,
-    /// The open streams.
-    pub open: OpenStreams,
-    /// Counts.
-    pub metrics: Arc<FeedMetrics>,
-    /// The time.
-    pub clock: Clock,
-    /// Slots a second of a refill.
-    pub refill_rate: u32,
-    /// This sidecar's own origin, which its refills carry.
-    pub own: Origin,
-}
 
 /// The service.
 #[derive(Debug)]

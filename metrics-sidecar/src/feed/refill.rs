@@ -36,6 +36,11 @@ impl Refill {
         Self { rest: slots.into() }
     }
 
+    /// More that is to be sent.
+    pub fn extend(&mut self, slots: impl IntoIterator<Item = Bytes>) {
+        self.rest.extend(slots);
+    }
+
     /// The next message; its `refill_done` tells whether it is the last.
     pub fn next_message(&mut self) -> Records {
         let mut slots: Vec<Bytes> = Vec::new();

@@ -1,13 +1,17 @@
 //! The life of one feed stream. Down goes the newest table first and whenever it changes; an Envoy that reads slowly
-//! gets fewer tables, never old ones. Up come journal slots, which are folded as they come.
+//! gets fewer tables, never old ones. Also down goes what other Envoys routed. Up come journal slots, which are folded
+//! as they come.
 
 use super::refill::{self, Refill};
-use super::{Hub, StreamInfo, Ticket};
+use super::{StreamInfo, Ticket};
 use crate::clock::wall;
-use crate::memory::Shared;
-use crate::proto::{Down, Hello, Journal, Table, Up, down, up};
+use crate::exchange::Source;
+use crate::hub::Hub;
+use crate::memory::{Key, Shared};
+use crate::proto::{Down, Hello, Journal, Records, Table, Up, down, up};
+use crate::records::{ClockOffset, pack, packed};
 use crate::shutdown::Shutdown;
-use crate::table::Published;
+use bytes::Bytes;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +19,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tonic::{Status, Streaming};
-use warmpath_core::units::Origin;
+use warmpath_core::journal::decode_slot;
+use warmpath_core::units::{Millis, Origin};
 
 /// How long a stream may take to say hello.
 const HELLO: Duration = Duration::from_secs(5);
@@ -57,7 +62,9 @@ pub async fn serve(hub: &Hub, peer: String, mut inbound: Streaming<Up>, out: Out
         tables: AtomicU64::new(0),
         refills: AtomicU64::new(0),
     });
-    let session = Session { hub, memory, origin, ticket, out };
+    let clock = ClockOffset::new(Millis(hello.now_ms), wall());
+    let key = Arc::new((hello.plugin.clone(), hello.fingerprint));
+    let session = Session { hub, key, memory, origin, clock, ticket, out };
     let why = session.run(&hello, inbound, shutdown).await;
     tracing::info!(peer = session.ticket.info.peer, plugin = hello.plugin, origin = hello.origin, why, "feed ended");
 }
@@ -71,19 +78,34 @@ fn refuse(hub: &Hub, out: &Out, peer: &str, status: Status) {
 
 struct Session<'a> {
     hub: &'a Hub,
+    key: Arc<Key>,
     memory: Arc<Shared>,
     origin: Origin,
+    /// From Envoy's clock to this host's.
+    clock: ClockOffset,
     ticket: Ticket<'a>,
     out: Out,
 }
 
 impl Session<'_> {
-    async fn run(&self, hello: &Hello, mut inbound: Streaming<Up>, shutdown: Shutdown) -> String {
+    async fn run(&self, hello: &Hello, inbound: Streaming<Up>, shutdown: Shutdown) -> String {
+        // A new Envoy is refilled with all that was before.
+        let told = self.memory.lock().told(self.origin).filter(|_| !hello.want_refill);
+        let mut told = told.unwrap_or_else(|| self.hub.exchange.end());
+        let why = self.exchange(hello, inbound, shutdown, &mut told).await;
+        self.memory.lock().set_told(self.origin, told, wall());
+        why
+    }
+
+    async fn exchange(&self, hello: &Hello, mut inbound: Streaming<Up>, shutdown: Shutdown, told: &mut u64) -> String {
+        let mut ends = self.hub.exchange.ends();
+        let mut from_peers = self.memory.from_peers().subscribe();
         let mut tables = self.hub.tables.clone();
         let mut ended = pin!(shutdown.wait());
         let mut pace = interval(refill::pace(self.hub.refill_rate));
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut table_due = tables.borrow_and_update().is_some();
+        let mut routed_due = true;
         let first_table = Instant::now() + FIRST_TABLE;
         let mut may_fold = table_due;
         let mut refill: Option<Refill> = None;
@@ -101,9 +123,8 @@ impl Session<'_> {
                         Ok(None) => return "closed by Envoy".to_owned(),
                         Err(status) => return format!("{}: {}", status.code(), status.message()),
                     };
-                    if wanted && refill_at.is_none() {
-                        let now = Instant::now();
-                        refill_at = Some(refill_began.map_or(now, |began| now.max(began + refill::SPACING)));
+                    if wanted {
+                        refill_at = refill_at.or(Some(Self::next_refill(refill_began)));
                     }
                 }
                 () = sleep_until(first_table), if !may_fold => may_fold = true,
@@ -113,6 +134,38 @@ impl Session<'_> {
                     }
                     table_due = true;
                     may_fold = true;
+                }
+                changed = ends.changed(), if !routed_due => {
+                    if changed.is_err() {
+                        return "no more records".to_owned();
+                    }
+                    routed_due = true;
+                }
+                changed = from_peers.changed() => {
+                    if changed.is_err() {
+                        return "no more peers".to_owned();
+                    }
+                    let slots = self.for_envoy(from_peers.borrow_and_update().iter().cloned());
+                    refill.get_or_insert_with(|| Refill::new(Vec::new())).extend(slots);
+                }
+                // Records about endpoints that no table has named yet would be lost, so the table goes first.
+                permit = self.out.reserve(), if routed_due && may_fold && !table_due => {
+                    let Ok(permit) = permit else { return "closed by Envoy".to_owned() };
+                    ends.mark_unchanged();
+                    let read = self.hub.exchange.read(*told);
+                    *told = read.next;
+                    routed_due = !read.entries.is_empty();
+                    if read.lost > 0 {
+                        self.hub.metrics.untold.inc_by(read.lost);
+                        refill_at = refill_at.or(Some(Self::next_refill(refill_began)));
+                    }
+                    let of_others = |source: Source| source != Source::Envoy(self.origin);
+                    let entries = read.entries.into_iter().filter(|e| e.key == self.key && of_others(e.source));
+                    let slots = self.for_envoy(entries.map(|entry| entry.slot));
+                    if !slots.is_empty() {
+                        self.hub.metrics.routed_slots.inc_by(slots.len() as u64);
+                        permit.send(Ok(message(down::Kind::Records(Records { slots, refill_done: false }))));
+                    }
                 }
                 permit = self.out.reserve(), if table_due => {
                     let Ok(permit) = permit else { return "closed by Envoy".to_owned() };
@@ -150,20 +203,30 @@ impl Session<'_> {
 
     /// Folds a journal message. True when a VM asks for a refill.
     fn fold(&self, journal: &Journal) -> bool {
-        let folded = {
-            let mut memory = self.memory.lock();
-            if let Some(published) = self.newest() {
-                memory.sync(&published, wall());
-            }
-            memory.fold(self.origin, journal.position, &journal.slots, wall())
-        };
+        let folded =
+            self.hub.take_journal(&self.key, &self.memory, self.origin, self.clock, journal.position, &journal.slots);
         self.ticket.info.slots.fetch_add(folded.slots, Ordering::Relaxed);
-        self.hub.metrics.folded(&folded);
         folded.refill_wanted
     }
 
+    /// When the next refill may begin.
+    fn next_refill(began: Option<Instant>) -> Instant {
+        let now = Instant::now();
+        began.map_or(now, |began| now.max(began + refill::SPACING))
+    }
+
+    /// Slots of this host's clock, by Envoy's clock and packed.
+    fn for_envoy(&self, slots: impl Iterator<Item = Bytes>) -> Vec<Bytes> {
+        if self.clock.is_none() {
+            return pack(slots);
+        }
+        let mut records: Vec<_> = slots.flat_map(|slot| decode_slot(&slot).unwrap_or_default()).collect();
+        self.clock.reversed().apply(&mut records);
+        packed(&records)
+    }
+
     async fn refill(&self) -> Refill {
-        let (memory, own, published) = (Arc::clone(&self.memory), self.hub.own, self.newest());
+        let (memory, own, published) = (Arc::clone(&self.memory), self.hub.own, self.hub.newest_table());
         // A full view takes tens of milliseconds to write out, which no other stream should wait for.
         let slots = tokio::task::spawn_blocking(move || {
             let mut memory = memory.lock();
@@ -172,13 +235,9 @@ impl Session<'_> {
             }
             memory.refill(own)
         });
-        let slots = slots.await.unwrap_or_default();
+        let slots = self.for_envoy(slots.await.unwrap_or_default().into_iter());
         tracing::info!(peer = self.ticket.info.peer, plugin = self.ticket.info.plugin, slots = slots.len(), "refill");
         Refill::new(slots)
-    }
-
-    fn newest(&self) -> Option<Arc<Published>> {
-        self.hub.tables.borrow().clone()
     }
 }
 

@@ -2,7 +2,7 @@
 //! table, streams, views) is read when the page is asked for, so that no series outlives what it describes.
 
 use crate::discovery::standing::{self, Standing};
-use crate::feed::Hub;
+use crate::hub::Hub;
 use crate::memory::Folded;
 use crate::pods::health::Outcome;
 use crate::table::Published;
@@ -84,6 +84,10 @@ pub struct FeedMetrics {
     pub refills: Counter,
     /// Slots sent in refills.
     pub refill_slots: Counter,
+    /// Slots sent of what other Envoys routed.
+    pub routed_slots: Counter,
+    /// Slots that an Envoy was too slow for.
+    pub untold: Counter,
     slots: Counter,
     records: Counter,
     bad: Counter,
@@ -102,6 +106,8 @@ impl FeedMetrics {
             ("tables_sent", "Endpoint tables sent to Envoys", &metrics.tables),
             ("refills_sent", "Refills sent to the end", &metrics.refills),
             ("refill_slots_sent", "Journal slots sent in refills", &metrics.refill_slots),
+            ("routed_slots_sent", "Journal slots of other Envoys sent to Envoys", &metrics.routed_slots),
+            ("routed_slots_lost", "Journal slots of other Envoys that an Envoy was too slow for", &metrics.untold),
             ("journal_slots", "Journal slots folded", &metrics.slots),
             ("journal_records", "Journal records folded", &metrics.records),
             ("journal_bad_slots", "Journal slots that could not be read", &metrics.bad),
@@ -120,6 +126,48 @@ impl FeedMetrics {
         self.bad.inc_by(folded.bad);
         self.repeated.inc_by(folded.repeated);
         self.lost.inc_by(folded.lost);
+    }
+}
+
+/// Counts of the exchange with peers.
+#[derive(Debug, Default)]
+pub struct PeerMetrics {
+    /// Streams to peers that were welcomed.
+    pub connected: Counter,
+    /// Streams to peers that failed or ended.
+    pub failed: Counter,
+    /// Streams of peers refused.
+    pub refused: Counter,
+    /// Records taken.
+    pub records: Counter,
+    /// Slots that could not be read.
+    pub bad: Counter,
+    /// Slots that this sidecar was too slow for.
+    pub lost: Counter,
+    /// Slots sent.
+    pub sent: Counter,
+    /// Refills taken to the end.
+    pub refills: Counter,
+}
+
+impl PeerMetrics {
+    /// Registers them.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for (name, help, counter) in [
+            ("peer_connects", "Streams to peers that were welcomed", &metrics.connected),
+            ("peer_failures", "Streams to peers that failed or ended", &metrics.failed),
+            ("peer_refused", "Streams of peers refused", &metrics.refused),
+            ("peer_records", "Journal records taken from peers", &metrics.records),
+            ("peer_bad_slots", "Journal slots of peers that could not be read", &metrics.bad),
+            ("peer_lost_slots", "Journal slots of peers that this sidecar was too slow for", &metrics.lost),
+            ("peer_slots_sent", "Journal slots sent to peers", &metrics.sent),
+            ("peer_refills", "Refills taken from peers", &metrics.refills),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        metrics
     }
 }
 
@@ -153,6 +201,11 @@ impl Collector for Present {
             gauges.one("table_age_seconds", "Time since the newest endpoint table", age)?;
         }
         gauges.one("feed_streams", "Open feed streams", hub.open.all().len() as u64)?;
+        let peers = hub.peers.all();
+        let connected = peers.iter().filter(|peer| peer.sidecar.is_some()).count();
+        gauges.one("peers_found", "Other sidecars that discovery tells of", peers.len() as u64)?;
+        gauges.one("peers_connected", "Other sidecars that are followed", connected as u64)?;
+        gauges.one("peers_following", "Other sidecars that follow this one", hub.peers.following() as u64)?;
         let views = hub.memories.all();
         let numbers: Vec<_> = views
             .iter()

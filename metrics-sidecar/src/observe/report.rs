@@ -83,6 +83,13 @@ pub fn text(status: &Status) -> String {
     if status.feeds.is_empty() {
         out.push_str("no Envoy is connected\n");
     }
+    for peer in &status.peers {
+        let _ = match &peer.error {
+            Some(error) => writeln!(out, "peer {} NOT CONNECTED for {:.0}s: {error}", peer.address, peer.age_s),
+            None if peer.connected => writeln!(out, "peer {} slots {}", peer.address, peer.slots),
+            None => writeln!(out, "peer {} not tried yet", peer.address),
+        };
+    }
     for view in &status.views {
         let _ = writeln!(out, "view {} entries {} in flight {}", view.plugin, view.entries, view.in_flight);
     }

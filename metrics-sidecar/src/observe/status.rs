@@ -1,7 +1,7 @@
 //! The status page: what the sidecar knows, as JSON. The same types read it again for `warmpath status`.
 
 use crate::discovery::standing::{self, Standing};
-use crate::feed::Hub;
+use crate::hub::Hub;
 use crate::table::{Pod, Published, endpoints};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,6 +28,9 @@ pub struct Status {
     pub pods: Vec<PodStatus>,
     /// The open feed streams.
     pub feeds: Vec<FeedStatus>,
+    /// The sidecars of the gateway's other replicas.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
     /// What was routed where, for each plugin.
     pub views: Vec<ViewStatus>,
 }
@@ -58,6 +61,21 @@ pub struct SourceStatus {
     pub error: Option<String>,
     /// What is odd with what was found.
     pub remarks: Vec<String>,
+}
+
+/// The sidecar of another replica.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub struct PeerStatus {
+    /// `ip:port`
+    pub address: String,
+    /// Whether it is followed.
+    pub connected: bool,
+    /// Since then, or since it was last tried in vain.
+    pub age_s: f64,
+    /// Why it is not followed.
+    pub error: Option<String>,
+    /// Journal slots that came.
+    pub slots: u64,
 }
 
 /// A pod.
@@ -196,6 +214,7 @@ pub fn status(hub: &Hub, sources: &[Arc<Standing>]) -> Status {
         sources: sources.iter().map(|source| source_status(source.report(), now)).collect(),
         pods: published.as_deref().map(|p| pods(p, now)).unwrap_or_default(),
         feeds: feeds(hub, now),
+        peers: peers(hub, now),
         views: views(hub),
     }
 }
@@ -267,6 +286,19 @@ fn feeds(hub: &Hub, now: Millis) -> Vec<FeedStatus> {
             journal_slots: stream.slots.load(Ordering::Relaxed),
             tables: stream.tables.load(Ordering::Relaxed),
             refills: stream.refills.load(Ordering::Relaxed),
+        })
+        .collect()
+}
+
+fn peers(hub: &Hub, now: Millis) -> Vec<PeerStatus> {
+    let all = hub.peers.all();
+    all.into_iter()
+        .map(|peer| PeerStatus {
+            address: peer.address,
+            connected: peer.sidecar.is_some(),
+            age_s: now.since(peer.since).0,
+            error: peer.error,
+            slots: peer.slots,
         })
         .collect()
 }

@@ -11,7 +11,7 @@
 use super::status;
 use super::wasm::Wasm;
 use crate::discovery::standing::Standing;
-use crate::feed::Hub;
+use crate::hub::Hub;
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};

@@ -8,7 +8,7 @@ use clap::Parser;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -103,6 +103,8 @@ impl Pod {
 pub struct Running {
     pub http: SocketAddr,
     pub feed: SocketAddr,
+    /// Where peers connect, if it has any.
+    pub peers: Option<SocketAddr>,
     pub dir: tempfile::TempDir,
     pub trigger: Trigger,
     pub ended: JoinHandle<Result<(), String>>,
@@ -130,7 +132,13 @@ impl Running {
         let address = |name: &str| listening[name].as_str().unwrap().parse().unwrap();
         let (trigger, shutdown) = shutdown::channel();
         let ended = tokio::spawn(sidecar.run(shutdown));
-        Self { http: address("http"), feed: address("feed"), dir, trigger, ended }
+        let peers = listening["peers"].as_str().map(|peers| peers.parse().unwrap());
+        Self { http: address("http"), feed: address("feed"), peers, dir, trigger, ended }
+    }
+
+    /// Where peers connect.
+    pub fn peers(&self) -> String {
+        self.peers.unwrap().to_string()
     }
 
     /// Replaces the endpoints' file.
@@ -150,6 +158,48 @@ impl Running {
 pub fn endpoints(pods: &[&Pod]) -> String {
     let list: Vec<&str> = pods.iter().map(|pod| pod.address.as_str()).collect();
     serde_json::json!({"pools": [{"name": "default", "endpoints": list}]}).to_string()
+}
+
+/// Passes connections on to another address, until it is cut.
+pub struct Relay {
+    pub address: String,
+    is_cut: Arc<watch::Sender<bool>>,
+}
+
+impl Relay {
+    /// One to this address.
+    pub async fn start(to: String) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let is_cut = Arc::new(watch::channel(false).0);
+        let state = Arc::clone(&is_cut);
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (to, mut cut) = (to.clone(), state.subscribe());
+                tokio::spawn(async move {
+                    if *cut.borrow() {
+                        return;
+                    }
+                    let mut far = tokio::net::TcpStream::connect(to).await.unwrap();
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.wait_for(|cut| *cut) => {}
+                    }
+                });
+            }
+        });
+        Self { address, is_cut }
+    }
+
+    /// Ends all connections and every new one.
+    pub async fn cut(&self) {
+        self.is_cut.send_replace(true);
+    }
+
+    /// Passes on again.
+    pub fn mend(&self) {
+        self.is_cut.send_replace(false);
+    }
 }
 
 /// Envoy's side of a feed stream.

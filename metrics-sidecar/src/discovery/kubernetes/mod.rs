@@ -30,6 +30,7 @@ use inference_pool::InferencePool;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{Api, Client, Config};
+use std::fmt::Display;
 use std::time::Duration;
 use target::{InferencePoolTarget, PodsTarget, ServiceTarget};
 use watch::{Query, follow};
@@ -51,6 +52,7 @@ pub enum Target {
 /// The source.
 pub struct KubernetesDiscovery {
     client: Client,
+    option: &'static str,
     target: Target,
 }
 
@@ -69,21 +71,22 @@ pub async fn client() -> Result<Client, String> {
 }
 
 impl KubernetesDiscovery {
-    /// Watches `target`.
+    /// Watches `target`, which `option` named.
     #[must_use]
-    pub fn new(client: Client, target: Target) -> Self {
-        Self { client, target }
+    pub fn new(client: Client, option: &'static str, target: Target) -> Self {
+        Self { client, option, target }
     }
 }
 
 #[async_trait]
 impl Discovery for KubernetesDiscovery {
     fn name(&self) -> String {
-        match &self.target {
-            Target::Service(target) => format!("--kubernetes-service {target}"),
-            Target::Pods(target) => format!("--kubernetes-pods {target}"),
-            Target::InferencePool(target) => format!("--kubernetes-inference-pool {target}"),
-        }
+        let target: &dyn Display = match &self.target {
+            Target::Service(target) => target,
+            Target::Pods(target) => target,
+            Target::InferencePool(target) => target,
+        };
+        format!("{} {target}", self.option)
     }
 
     async fn run(self: Box<Self>, outlet: Outlet) {

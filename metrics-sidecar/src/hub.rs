@@ -1,0 +1,113 @@
+//! What all streams, to Envoys and to peers, share; and the two ways in which records enter this process.
+
+use crate::clock::{Clock, wall};
+use crate::exchange::{Exchange, Source};
+use crate::feed::OpenStreams;
+use crate::memory::{Folded, Key, Memories, Shared};
+use crate::observe::metrics::{FeedMetrics, PeerMetrics};
+use crate::peers::Peers;
+use crate::records::{ClockOffset, packed};
+use crate::table::{Published, Tables};
+use bytes::Bytes;
+use std::sync::Arc;
+use warmpath_core::journal::{Body, Record, decode_slot};
+use warmpath_core::units::Origin;
+
+/// The shared.
+#[derive(Debug)]
+pub struct Hub {
+    /// The newest table.
+    pub tables: Tables,
+    /// What was routed where.
+    pub memories: Memories,
+    /// The same as it becomes known, for those who have not seen it.
+    pub exchange: Exchange,
+    /// The open feed streams.
+    pub open: OpenStreams,
+    /// The other sidecars.
+    pub peers: Peers,
+    /// Counts of the feed.
+    pub metrics: Arc<FeedMetrics>,
+    /// Counts of the exchange with peers.
+    pub peer_metrics: Arc<PeerMetrics>,
+    /// The time.
+    pub clock: Clock,
+    /// Slots a second of a refill.
+    pub refill_rate: u32,
+    /// This sidecar: what its refills carry, and how peers know it. Random, new at each start.
+    pub own: Origin,
+}
+
+impl Hub {
+    /// Takes slots of an Envoy's ring.
+    pub fn take_journal(
+        &self,
+        key: &Arc<Key>,
+        memory: &Shared,
+        origin: Origin,
+        clock: ClockOffset,
+        position: u64,
+        slots: &[Bytes],
+    ) -> Folded {
+        let (folded, new) = {
+            let mut memory = memory.lock();
+            if let Some(published) = self.newest_table() {
+                memory.sync(&published, wall());
+            }
+            memory.fold(origin, position, slots, clock, wall())
+        };
+        self.exchange.add(key, Source::Envoy(origin), new);
+        self.metrics.folded(&folded);
+        folded
+    }
+
+    /// Takes what a peer's Envoys routed. Dropped where no Envoy here has such a view: one that comes later asks for
+    /// all. Also dropped is what an Envoy of this sidecar routed itself, whoever sends it back.
+    pub fn take_routed(&self, key: &Key, clock: ClockOffset, slots: &[Bytes]) {
+        let Some(memory) = self.memories.get(key) else { return };
+        let own: Vec<Origin> = self.open.all().iter().map(|stream| stream.origin).collect();
+        let is_foreign = |record: &Record| {
+            !own.contains(&record.request.origin) && !matches!(record.body, Body::Table { .. } | Body::RefillWanted)
+        };
+        let records = self.read(clock, slots, is_foreign);
+        self.fold(&memory, &records);
+        self.exchange.add(&Arc::new(key.clone()), Source::Peer, packed(&records));
+    }
+
+    /// Takes a part of all that a peer knows. Gives it back by this host's clock, for the Envoys that are connected.
+    pub fn take_refill(&self, memory: &Shared, clock: ClockOffset, slots: &[Bytes]) -> Vec<Bytes> {
+        let is_warmth = |record: &Record| matches!(record.body, Body::Warm { .. } | Body::Stored { .. });
+        let records = self.read(clock, slots, is_warmth);
+        self.fold(memory, &records);
+        packed(&records)
+    }
+
+    /// The newest table.
+    #[must_use]
+    pub fn newest_table(&self) -> Option<Arc<Published>> {
+        self.tables.borrow().clone()
+    }
+
+    fn read(&self, clock: ClockOffset, slots: &[Bytes], wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
+        let mut records = Vec::new();
+        for slot in slots {
+            match decode_slot(slot) {
+                Ok(some) => records.extend(some.into_iter().filter(&wanted)),
+                Err(_) => {
+                    self.peer_metrics.bad.inc();
+                }
+            }
+        }
+        clock.apply(&mut records);
+        self.peer_metrics.records.inc_by(records.len() as u64);
+        records
+    }
+
+    fn fold(&self, memory: &Shared, records: &[Record]) {
+        let mut memory = memory.lock();
+        if let Some(published) = self.newest_table() {
+            memory.sync(&published, wall());
+        }
+        memory.fold_records(records, wall());
+    }
+}
