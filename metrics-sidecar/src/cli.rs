@@ -95,6 +95,10 @@ pub struct SidecarArgs {
     /// Bearer token for `/v1/models`, where vLLM runs with `--api-key`.
     #[arg(long, env = "WARMPATH_POD_API_KEY", hide_env_values = true, value_name = "KEY")]
     pub pod_api_key: Option<String>,
+    /// Pods are asked over mutual TLS with the workload certificates in this folder (`cert-chain.pem`, `key.pem`,
+    /// `root-cert.pem`), as Istio's agent writes them with `OUTPUT_CERTS`: for pods behind STRICT mTLS.
+    #[arg(long, env = "WARMPATH_POD_CERTIFICATES", value_name = "DIR")]
+    pub pod_certificates: Option<PathBuf>,
     /// Loads of several pods are gathered for this long before a table goes out (state changes go at once).
     #[arg(long, env = "WARMPATH_TABLE_DELAY", default_value = "100ms", value_parser = parse_span)]
     pub table_delay: Duration,

@@ -90,7 +90,7 @@ impl Sidecar {
         let all = sources.iter().chain(peers.iter().flat_map(|peers| &peers.sources));
         let standings: Arc<[Arc<Standing>]> = all.map(|(_, standing)| Arc::clone(standing)).collect();
         let tools = Tools {
-            client: Client::new(args.connect_timeout, args.pod_api_key.as_deref())?,
+            client: Client::new(args.connect_timeout, args.pod_api_key.as_deref(), args.pod_certificates.as_deref())?,
             timing: Timing {
                 interval: args.scrape_interval,
                 timeout: args.scrape_timeout,

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// A sentence saying what is wrong and what to do.
 pub async fn fetch(url: &str) -> Result<Status, String> {
     let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    let client = Client::new(Duration::from_secs(2), None)?;
+    let client = Client::new(Duration::from_secs(2), None, None)?;
     let read = tokio::time::timeout(Duration::from_secs(5), client.get(host, "/status", false)).await;
     let (status, body) = read
         .map_err(|_| format!("{url}: no answer within 5 s"))?

@@ -1,15 +1,18 @@
 //! HTTP GETs to pods over kept-alive connections, with failures sorted by what they say about the pod.
 
+use crate::pods::certificates;
 use crate::pods::health::Outcome;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::http::header::{ACCEPT, AUTHORIZATION, HeaderValue, USER_AGENT};
 use hyper::{Request, StatusCode};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::error::Error;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -36,17 +39,19 @@ impl Failure {
 /// The client that all pods share. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
-    http: HttpClient<HttpConnector, Empty<Bytes>>,
+    http: HttpClient<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    scheme: &'static str,
     connect_timeout: Duration,
     authorization: Option<HeaderValue>,
 }
 
 impl Client {
-    /// A client; `api_key` is sent as bearer token where [`Client::get`] is asked to.
+    /// A client; `api_key` is sent as bearer token where [`Client::get`] is asked to. With a folder of workload
+    /// certificates, pods are asked over mutual TLS.
     ///
     /// # Errors
     /// When the key cannot stand in a header.
-    pub fn new(connect_timeout: Duration, api_key: Option<&str>) -> Result<Self, String> {
+    pub fn new(connect_timeout: Duration, api_key: Option<&str>, certificates: Option<&Path>) -> Result<Self, String> {
         let authorization = match api_key {
             Some(key) => {
                 let mut value = HeaderValue::try_from(format!("Bearer {key}"))
@@ -59,21 +64,25 @@ impl Client {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(connect_timeout));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        // Its builder would set the ALPN itself.
+        let connector = HttpsConnector::from((connector, certificates::client_config(certificates)?));
+        let scheme = if certificates.is_some() { "https" } else { "http" };
         let http = HttpClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(1)
             .http1_ignore_invalid_headers_in_responses(true)
             .build(connector);
-        Ok(Self { http, connect_timeout, authorization })
+        Ok(Self { http, scheme, connect_timeout, authorization })
     }
 
-    /// `GET http://{host}{path}`: status and body.
+    /// `GET {host}{path}`: status and body.
     ///
     /// # Errors
     /// [`Failure`] when there is no whole answer. A status other than 200 is an answer.
     pub async fn get(&self, host: &str, path: &str, with_key: bool) -> Result<(StatusCode, Bytes), Failure> {
-        let mut request = Request::get(format!("http://{host}{path}"))
+        let mut request = Request::get(format!("{}://{host}{path}", self.scheme))
             .header(USER_AGENT, concat!("warmpath/", env!("CARGO_PKG_VERSION")))
             .header(ACCEPT, "*/*");
         if let (true, Some(value)) = (with_key, &self.authorization) {
@@ -81,7 +90,7 @@ impl Client {
         }
         let request = request
             .body(Empty::new())
-            .map_err(|error| Failure::new(Outcome::Unreadable, format!("http://{host}{path}: {error}")))?;
+            .map_err(|error| Failure::new(Outcome::Unreadable, format!("{host}{path}: {error}")))?;
         let response = self.http.request(request).await.map_err(|error| sorted(path, &error))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), MAX_PAGE).collect().await.map_err(|error| {

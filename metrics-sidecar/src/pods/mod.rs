@@ -1,9 +1,11 @@
 //! One pod: ask it, read its answer, judge its health, know it again after a restart.
 //!
 //! [`task`] runs the others: [`client`] asks, [`page`] and [`vllm`] read the metrics page, [`models`] the list of
-//! models, [`identity`] names the caches, [`adapters`] remembers the LoRA adapters, [`health`] judges. Only `client` and `task` do I/O; the rest is pure.
+//! models, [`identity`] names the caches, [`adapters`] remembers the LoRA adapters, [`health`] judges, [`certificates`] are
+//! for pods behind mutual TLS. Only `client`, `certificates` and `task` do I/O; the rest is pure.
 
 pub mod adapters;
+pub mod certificates;
 pub mod client;
 pub mod health;
 pub mod identity;

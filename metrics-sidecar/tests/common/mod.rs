@@ -148,7 +148,7 @@ impl Running {
 
     /// A GET: status and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
-        let client = warmpath_sidecar::pods::client::Client::new(LONG, None).unwrap();
+        let client = warmpath_sidecar::pods::client::Client::new(LONG, None, None).unwrap();
         let (status, body) = client.get(&self.http.to_string(), path, false).await.unwrap();
         (status.as_u16(), String::from_utf8(body.to_vec()).unwrap())
     }
