@@ -199,6 +199,9 @@ pub struct Config {
     pub wiring: Wiring,
     /// What stands before vLLM's paths at this gateway, such as `/llm`.
     pub path_prefix: String,
+    /// Streaming wiring: the header that gets the request's model, for routes that match on it, such as
+    /// `x-gateway-model-name`. A client's own is removed from LLM requests. Empty: none.
+    pub model_header: String,
     /// Envoy's name for the cluster of the sidecar's feed. Empty: no sidecar.
     pub sidecar_cluster: String,
     /// Pools by model. Empty: all endpoints of the table are one pool.
@@ -222,6 +225,7 @@ impl Default for Config {
             steer_percent: 100.0,
             wiring: Wiring::default(),
             path_prefix: String::new(),
+            model_header: String::new(),
             sidecar_cluster: "warmpath-sidecar".to_owned(),
             pools: Vec::new(),
             placement: Placement::default(),
@@ -295,11 +299,12 @@ impl Config {
         range("saturation.max_kv_usage", s.max_kv_usage.unwrap_or(1.0), 0.0, 1.0)?;
         range("saturation.max_ttft_ms", s.max_ttft_ms.unwrap_or(1.0), 1.0, 3_600_000.0)?;
         range("saturation.low_priority_share", s.low_priority_share, 0.0, 1.0)?;
-        let is_token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
-        if s.priority_header.len() > 100 || !s.priority_header.bytes().all(is_token) {
+        header("saturation.priority_header", &s.priority_header, "x-priority")?;
+        header("model_header", &self.model_header, "x-gateway-model-name")?;
+        if !self.model_header.is_empty() && self.wiring == Wiring::Buffered {
             return error(
-                "saturation.priority_header",
-                format!("`{}` is no header name in lower case, such as `x-priority`", s.priority_header),
+                "model_header",
+                "needs `wiring: streaming`: in the buffered wiring headers have gone on before the model is read",
             );
         }
         name("name", &self.name)?;
@@ -369,6 +374,15 @@ fn range(path: &str, value: f64, least: f64, most: f64) -> Result<(), ConfigErro
     } else {
         error(path, format!("{value} is out of range, expected {least} to {most}"))
     }
+}
+
+/// A header's name, or nothing.
+fn header(path: &str, value: &str, example: &str) -> Result<(), ConfigError> {
+    let is_token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+    if value.len() > 100 || !value.bytes().all(is_token) {
+        return error(path, format!("`{value}` is no header name in lower case, such as `{example}`"));
+    }
+    Ok(())
 }
 
 fn name(path: &str, value: &str) -> Result<(), ConfigError> {

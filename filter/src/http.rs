@@ -26,6 +26,9 @@ const SHED: &[u8] = br#"{"type":"error","error":{"type":"rate_limit_error","mess
 /// Longest time, in seconds, that a client is asked to wait before it tries again.
 const LONGEST_RETRY_AFTER: f64 = 60.0;
 
+/// Longest model name, in bytes, that is told to Envoy's routes.
+const LONGEST_MODEL: usize = 256;
+
 /// One request.
 pub struct Http {
     host: Rc<dyn Host>,
@@ -82,6 +85,13 @@ impl Http {
         let Some(api) = ApiKind::of(&method, &path, &worker.config.path_prefix) else { return Action::Continue };
         worker.stats.request(api);
         self.api = api;
+        let routes_by = &worker.config.model_header;
+        if !routes_by.is_empty()
+            && self.host.has_request_header(routes_by)
+            && self.host.set_request_header(routes_by, None).is_err()
+        {
+            worker.stats.add(Counter::HostErrors, 1);
+        }
         let by = &worker.config.saturation.priority_header;
         if !by.is_empty() {
             let priority = self.host.request_header(by).and_then(|p| p.trim().parse().ok());
@@ -178,6 +188,7 @@ impl Http {
         model: Option<&str>,
     ) -> Action {
         let id = worker.new_request();
+        self.name_model(worker, read.as_ref().ok().and_then(|prompt| prompt.model.as_deref()).or(model));
         let request = match (&read, stored) {
             (Ok(prompt), _) => Request::Prompt(prompt),
             (Err(_), Some(response)) => Request::Stored { response, model },
@@ -222,6 +233,15 @@ impl Http {
         }
         self.stage = Stage::Decided(Box::new(placed));
         Action::Continue
+    }
+
+    /// Tells Envoy the model, whose routes may match on it: a changed header makes it choose the route anew.
+    fn name_model(&self, worker: &Worker, model: Option<&str>) {
+        let header = &worker.config.model_header;
+        let Some(model) = model.filter(|model| !header.is_empty() && can_be_header(model)) else { return };
+        if self.host.set_request_header(header, Some(model)).is_err() {
+            worker.stats.add(Counter::HostErrors, 1);
+        }
     }
 
     /// The prompt goes on after the decision: its later boundaries are worth knowing for the next request.
@@ -305,6 +325,11 @@ impl Http {
             placed.finish(&mut worker);
         }
     }
+}
+
+/// Whether a name that a client wrote may stand in a header.
+fn can_be_header(name: &str) -> bool {
+    (1..=LONGEST_MODEL).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// The value of `Retry-After` where the best endpoint would answer in that time.

@@ -13,6 +13,7 @@ from .process import Process, free_port, wait_for
 
 DESTINATION = "x-gateway-destination-endpoint"
 RANK = "x-data-parallel-rank"
+MODEL = "x-gateway-model-name"
 LLM_PATHS = r"^/v1/(chat/completions|completions|responses|messages)/?(\?.*)?$"
 BUFFER_LIMIT = 4 * 1024 * 1024
 _EXT = "type.googleapis.com/envoy.extensions"
@@ -124,7 +125,7 @@ def _endpoints(name: str, addresses: list[str]) -> dict:
     }
 
 
-def _pool_cluster(addresses: list[str], policy: str) -> dict:
+def _pool_cluster(name: str, addresses: list[str], policy: str) -> dict:
     fallback = _typed(
         f"envoy.load_balancing_policies.{policy}",
         "load_balancing_policies."
@@ -138,10 +139,10 @@ def _pool_cluster(addresses: list[str], policy: str) -> dict:
     )
     chosen = fallback if policy == "round_robin" else override
     return {
-        "name": "pool",
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
-        "load_assignment": _endpoints("pool", addresses),
+        "load_assignment": _endpoints(name, addresses),
         "load_balancing_policy": {"policies": [{"typed_extension_config": chosen}]},
         "circuit_breakers": {
             "thresholds": [{"max_connections": 65536, "max_pending_requests": 65536, "max_requests": 65536, "max_retries": 1024}]
@@ -179,6 +180,11 @@ RETRY = {
     "host_selection_retry_max_attempts": 5,
 }
 
+
+def _route(cluster: str, match: dict) -> dict:
+    return {"match": match, "route": {"cluster": cluster, "timeout": "0s", "retry_policy": RETRY}}
+
+
 # What Istio makes of `extraStatTags: [pool, reason, kind, cause, prefix]`.
 STATS_TAGS = [
     {"tag_name": tag, "regex": rf"({tag}=\.=(.*?);\.;)"} for tag in ("pool", "reason", "kind", "cause", "prefix")
@@ -195,8 +201,14 @@ def bootstrap(
     filter_path: Path,
     plugin: bool = True,
     lds: Path | None = None,
+    model_routes: dict[str, list[str]] | None = None,
 ) -> dict:
-    """The whole configuration. With `lds`, the listener is put there instead, so that it can be changed live."""
+    """The whole configuration. With `lds`, the listener is put there instead, so that it can be changed live. Requests
+    whose model (by the header, a regex) is in `model_routes` go to those pods, in a cluster of their own."""
+    routes = [
+        _route(f"pool-{n}", {"prefix": "/", "headers": [{"name": MODEL, "string_match": {"safe_regex": {"regex": model}}}]})
+        for n, model in enumerate(model_routes or {})
+    ]
     listener = {
         "name": "gateway",
         "address": _address(f"127.0.0.1:{listen}"),
@@ -218,12 +230,7 @@ def bootstrap(
                                     # Streaming: what is held back (`decide_at_bytes`) and one more read, which may be as
                                     # large as the connection's buffer. Also what can be sent again by a retry.
                                     "request_body_buffer_limit": BUFFER_LIMIT,
-                                    "routes": [
-                                        {
-                                            "match": {"prefix": "/"},
-                                            "route": {"cluster": "pool", "timeout": "0s", "retry_policy": RETRY},
-                                        }
-                                    ],
+                                    "routes": [*routes, _route("pool", {"prefix": "/"})],
                                 }
                             ]
                         },
@@ -233,7 +240,8 @@ def bootstrap(
         ],
     }
     policy = "round_robin" if wiring == "none" else "least_request"
-    resources: dict = {"clusters": [_pool_cluster(pods, policy), _feed_cluster(feed)]}
+    pools = [_pool_cluster(f"pool-{n}", addresses, policy) for n, addresses in enumerate((model_routes or {}).values())]
+    resources: dict = {"clusters": [_pool_cluster("pool", pods, policy), *pools, _feed_cluster(feed)]}
     result: dict = {
         "node": {"id": "gateway", "cluster": "gateway"},
         "admin": {"address": _address(f"127.0.0.1:{admin}")},
@@ -273,8 +281,10 @@ class Envoy:
         plugin: bool = True,
         live: bool = False,
         listen: int | None = None,
+        model_routes: dict[str, list[str]] | None = None,
     ):
         self.folder, self.wiring, self.pods, self.feed, self.plugin = folder, wiring, pods, feed, plugin
+        self.model_routes = model_routes
         self.port = listen or free_port()
         self.admin = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -304,7 +314,16 @@ class Envoy:
         if isinstance(config, dict) and self.wiring != "none":
             config = {"wiring": self.wiring, **config}
         whole = bootstrap(
-            self.wiring, self.pods, self.port, self.admin, self.feed, config, self.filter_path, self.plugin, self.lds
+            self.wiring,
+            self.pods,
+            self.port,
+            self.admin,
+            self.feed,
+            config,
+            self.filter_path,
+            self.plugin,
+            self.lds,
+            self.model_routes,
         )
         (self.folder / "envoy.json").write_text(json.dumps(whole))
 

@@ -28,6 +28,8 @@ fn errors_name_the_path_and_what_was_expected() {
         (r#"{"saturation": {"max_kv_usage": 90}}"#, "at saturation.max_kv_usage:", "expected 0 to 1"),
         (r#"{"saturation": {"when_saturated": "drop"}}"#, "at saturation.when_saturated:", "`queue` or `reject`"),
         (r#"{"saturation": {"priority_header": "X Y"}}"#, "at saturation.priority_header:", "in lower case"),
+        (r#"{"model_header": "x-model"}"#, "at model_header:", "needs `wiring: streaming`"),
+        (r#"{"model_header": "X Model", "wiring": "streaming"}"#, "at model_header:", "in lower case"),
         (r#"{"steer_percent": 101}"#, "at steer_percent:", "expected 0 to 100"),
         (r#"{"name": "a/b"}"#, "at name:", "expected 1 to 63"),
         (r#"{"path_prefix": "llm/"}"#, "at path_prefix:", "a slash first"),

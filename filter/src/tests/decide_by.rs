@@ -152,3 +152,30 @@ fn what_goes_on_from_a_stored_answer_goes_to_its_pod_from_any_vm() {
     let (_http, _) = responses(&mut b, br#"{"model": "m", "input": "go on", "previous_response_id": "resp_9"}"#);
     assert_eq!((b.host.metric("reason=.=pinned"), b.host.metric("cause=.=stateful")), (3, 1));
 }
+
+#[test]
+fn routes_are_told_the_model_in_every_mode_that_reads_and_not_by_the_client() {
+    for (mode, wanted) in [("steer", Some("m")), ("shadow", Some("m")), ("off", Some("of-the-client"))] {
+        let config = format!(r#"{{"wiring": "streaming", "model_header": "x-model", "mode": "{mode}"}}"#);
+        let mut vm = Vm::new(&Process::default(), &config);
+        vm.table(1, 2);
+        vm.host.headers.borrow_mut().insert("x-model".into(), "of-the-client".into());
+        vm.chat("hello ");
+        assert_eq!(vm.host.request_header("x-model").as_deref(), wanted, "{mode}");
+    }
+}
+
+#[test]
+fn a_model_that_could_not_stand_in_a_header_is_not_told() {
+    let mut vm = Vm::new(&Process::default(), r#"{"wiring": "streaming", "model_header": "x-model"}"#);
+    vm.table(1, 2);
+    let long = "m".repeat(300);
+    for model in ["a b", r"a\nb", r"\u00e9", "", &long] {
+        vm.host.headers.borrow_mut().insert("x-model".into(), "of-the-client".into());
+        let body = format!(r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "hi"}}]}}"#);
+        let (mut http, _) = vm.begin("/v1/chat/completions", false);
+        *vm.host.body.borrow_mut() = body.clone().into_bytes();
+        assert_eq!(http.on_http_request_body(body.len(), true), Action::Continue);
+        assert_eq!(vm.host.request_header("x-model"), None, "{model}");
+    }
+}
