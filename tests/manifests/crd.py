@@ -9,8 +9,22 @@ import jsonschema
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-# Third-party CRDs are not part of this repository. More folders: WARMPATH_CRDS, separated by colons.
-FOLDERS = [ROOT.parent / "shared" / "crds", *(Path(p) for p in os.environ.get("WARMPATH_CRDS", "").split(":") if p)]
+# Third-party CRDs are not part of this repository. Istio's and the Gateway API's are there once their Go modules are, by
+# `make test-istio`. More folders: WARMPATH_CRDS, separated by colons.
+_MODULES = Path(os.environ.get("GOMODCACHE") or Path.home() / "go" / "pkg" / "mod")
+_IN_MODULES = (
+    "istio.io/istio@*/manifests/charts/base/files",
+    "sigs.k8s.io/gateway-api@*/config/crd/standard",
+    "sigs.k8s.io/gateway-api-inference-extension@*/config/crd/bases",
+)
+FOLDERS = [
+    ROOT.parent / "shared" / "crds",
+    *(folder for pattern in _IN_MODULES for folder in sorted(_MODULES.glob(pattern))[-1:]),
+    *(Path(p) for p in os.environ.get("WARMPATH_CRDS", "").split(":") if p),
+]
+
+# libyaml, where it is: Istio's CRDs are long.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @functools.cache
@@ -18,7 +32,7 @@ def load() -> dict[tuple[str, str], dict]:
     """Schemas by apiVersion and kind; empty where no folder is there."""
     schemas = {}
     for path in (p for folder in FOLDERS for p in sorted(folder.rglob("*.yaml"))):
-        for crd in yaml.safe_load_all(path.read_text()):
+        for crd in yaml.load_all(path.read_text(), _LOADER):
             if not crd or crd.get("kind") != "CustomResourceDefinition":
                 continue
             spec = crd["spec"]

@@ -18,6 +18,7 @@ FILES = [
     if path.name not in ("kustomization.yaml", "values.yaml") and "helm" not in path.parts
 ]
 VLLM = ROOT / "deploy" / "vllm"
+BUILT_IN = ("networking.k8s.io", "rbac.authorization.k8s.io")
 COMPONENTS = ("openshift", "gpu-8", "model-cache")
 
 
@@ -27,7 +28,7 @@ def documents(path: Path) -> list[dict]:
 
 def custom(path: Path) -> list[dict]:
     """Those of a group that Kubernetes does not bring itself."""
-    return [d for d in documents(path) if "." in d["apiVersion"].split("/")[0]]
+    return [d for d in documents(path) if "." in (group := d["apiVersion"].split("/")[0]) and group not in BUILT_IN]
 
 
 def compose(folder: Path) -> list[dict]:
@@ -158,6 +159,8 @@ def test_the_istio_files_name_gateway_and_service(path, variant):
     gateway, service = one(variant, "Gateway"), one(variant, "Service")
     for document in documents(path):
         assert document["metadata"]["namespace"] == gateway["metadata"]["namespace"]
+        if "targetRefs" not in document.get("spec", {}):
+            continue
         (target,) = document["spec"]["targetRefs"]
         assert (target["kind"], target["name"]) == ("Gateway", gateway["metadata"]["name"])
         if document["kind"] != "EnvoyFilter":
@@ -169,6 +172,15 @@ def test_the_istio_files_name_gateway_and_service(path, variant):
         )
         host = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc.cluster.local"
         assert cluster == {"service": host, "portNumber": service["spec"]["ports"][0]["port"]}
+
+
+def test_the_gateway_takes_the_sidecar_in(variant):
+    """Istio merges what the ConfigMap says into the gateway's Deployment, and no other name will do."""
+    gateway = one(variant, "Gateway")
+    (options,) = [d for d in documents(ROOT / "istio" / "sidecar.yaml") if d["kind"] == "ConfigMap"]
+    wanted = {"group": "", "kind": "ConfigMap", "name": options["metadata"]["name"]}
+    assert gateway["spec"]["infrastructure"]["parametersRef"] == wanted
+    assert set(options["data"]) <= {"deployment", "service", "serviceAccount", "horizontalPodAutoscaler", "podDisruptionBudget"}
 
 
 def test_vllm_runs_with_what_the_readme_asks_for():
@@ -259,6 +271,8 @@ def test_images_are_pinned_and_each_in_one_place():
     images = [
         image
         for path in FILES
+        # Written from the chart, which has the image once.
+        if path.parent.name != "rendered"
         for image in re.findall(r"^\s*(?:- )?image: *(\S+)", path.read_text(), flags=re.MULTILINE)
     ]
     assert images
