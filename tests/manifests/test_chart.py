@@ -304,6 +304,16 @@ def test_what_else_the_gateway_needs_goes_into_its_configmap():
     assert [container["name"] for container in pod["initContainers"]] == ["warmpath-sidecar", "mine"]
 
 
+def test_the_sidecar_knows_each_variable_that_is_set():
+    known = set(re.findall(r'env = "(WARMPATH_\w+)"', (ROOT / "metrics-sidecar" / "src" / "cli.rs").read_text()))
+    pools = [pool(kind.lower(), how) for kind, how in DISCOVERY.items()]
+    everything = {"pools": pools, "peers": {"tokenSecret": {"name": "s"}}}
+    in_the_gateway = rendered(podCertificates={"enabled": True}, **everything)
+    alone = rendered(sidecar={"mode": "deployment", "logFormat": "json"}, **everything)
+    used = env(in_the_gateway).keys() | env(alone).keys()
+    assert len(used) >= 10 and used <= known
+
+
 def test_own_variables_win():
     things = rendered(sidecar={"extraEnv": [{"name": "WARMPATH_HTTP_LISTEN", "value": "[::]:9464"}, {"name": "RUST_LOG", "value": "debug"}]})
     names = [variable["name"] for variable in sidecar(things)["env"]]
