@@ -39,14 +39,16 @@ def refused(**values) -> str:
     return str(error.value)
 
 
+def in_the_gateway(things: list[dict]) -> dict:
+    """What is merged into the pods of the gateway."""
+    return nested(one(things, "ConfigMap"))["deployment"]["spec"]["template"]["spec"]
+
+
 def sidecar(things: list[dict]) -> dict:
     """The sidecar's container, in whichever mode."""
-    for thing in things:
-        if thing["kind"] == "Deployment":
-            return thing["spec"]["template"]["spec"]["containers"][0]
-        if thing["kind"] == "ConfigMap":
-            return nested(thing)["deployment"]["spec"]["template"]["spec"]["initContainers"][0]
-    raise AssertionError("no sidecar")
+    pods = [thing["spec"]["template"]["spec"]["containers"] for thing in things if thing["kind"] == "Deployment"]
+    (container,) = pods[0] if pods else in_the_gateway(things)["initContainers"]
+    return container
 
 
 def env(things: list[dict]) -> dict[str, str]:
@@ -238,6 +240,8 @@ def test_in_a_deployment_envoy_looks_elsewhere_for_filter_and_feed():
     assert address["port_value"] in [port["port"] for port in services["warmpath"]["spec"]["ports"]]
     assert one(things, "WasmPlugin")["spec"]["url"] == f"http://{address['address']}:9464/filter.wasm"
     assert env(things)["WARMPATH_FEED_LISTEN"] == "0.0.0.0:9465"
+    # It is there all the same: a Gateway may name it.
+    assert in_the_gateway(things) == {}
     pods = one(things, "Deployment")["spec"]["template"]["metadata"]["labels"].items()
     assert all(service["spec"]["selector"].items() <= pods for service in services.values())
     policy = one(things, "NetworkPolicy")["spec"]
@@ -281,8 +285,7 @@ def test_without_peers_nothing_of_them_is_left():
 
 
 def test_certificates_are_written_and_read_in_one_folder():
-    (options,) = [nested(t) for t in rendered(podCertificates={"enabled": True}) if t["kind"] == "ConfigMap"]
-    pod = options["deployment"]["spec"]["template"]["spec"]
+    pod = in_the_gateway(rendered(podCertificates={"enabled": True}))
     (proxy,), (ours,), (volume,) = pod["containers"], pod["initContainers"], pod["volumes"]
     folder = {v["name"]: v["value"] for v in ours["env"]}["WARMPATH_POD_CERTIFICATES"]
     assert proxy["name"] == "istio-proxy" and proxy["env"] == [{"name": "OUTPUT_CERTS", "value": folder}]
@@ -296,7 +299,7 @@ def test_what_else_the_gateway_needs_goes_into_its_configmap():
         "deployment": {"spec": {"replicas": 3, "template": {"spec": {"initContainers": [{"name": "mine"}], "priorityClassName": "high"}}}},
         "horizontalPodAutoscaler": {"spec": {"minReplicas": 2, "maxReplicas": 5}},
     }
-    (made,) = [nested(t) for t in rendered(gateway={"options": options}) if t["kind"] == "ConfigMap"]
+    made = nested(one(rendered(gateway={"options": options}), "ConfigMap"))
     assert made["horizontalPodAutoscaler"] == options["horizontalPodAutoscaler"]
     assert made["deployment"]["spec"]["replicas"] == 3
     pod = made["deployment"]["spec"]["template"]["spec"]
@@ -308,9 +311,9 @@ def test_the_sidecar_knows_each_variable_that_is_set():
     known = set(re.findall(r'env = "(WARMPATH_\w+)"', (ROOT / "metrics-sidecar" / "src" / "cli.rs").read_text()))
     pools = [pool(kind.lower(), how) for kind, how in DISCOVERY.items()]
     everything = {"pools": pools, "peers": {"tokenSecret": {"name": "s"}}}
-    in_the_gateway = rendered(podCertificates={"enabled": True}, **everything)
+    beside = rendered(podCertificates={"enabled": True}, **everything)
     alone = rendered(sidecar={"mode": "deployment", "logFormat": "json"}, **everything)
-    used = env(in_the_gateway).keys() | env(alone).keys()
+    used = env(beside).keys() | env(alone).keys()
     assert len(used) >= 10 and used <= known
 
 
@@ -325,7 +328,6 @@ def test_the_gateway_that_it_makes_is_the_one_in_deploy():
     ours, theirs = one(rendered(gateway={"create": True}), "Gateway"), one(compose(VLLM), "Gateway")
     del ours["spec"]["infrastructure"]["labels"]
     assert ours["spec"] == theirs["spec"] and key(ours) == key(theirs)
-    assert "parametersRef" not in str(rendered(gateway={"create": True}, sidecar={"mode": "deployment"}))
 
 
 @pytest.mark.parametrize(("kind", "folder"), [("service", "service"), ("pods", "pods"), ("inferencePool", "inference-pool")])

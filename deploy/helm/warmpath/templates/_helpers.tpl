@@ -25,11 +25,16 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 gateway.networking.k8s.io/gateway-name: {{ .Values.gateway.name }}
 {{- end }}
 
+{{/* As Istio names what it makes for a Gateway. */}}
+{{- define "warmpath.gatewayDeployment" -}}
+{{ .Values.gateway.name }}-{{ .Values.gateway.className }}
+{{- end }}
+
 {{- define "warmpath.serviceAccount" -}}
 {{- if eq .Values.sidecar.mode "deployment" -}}
 {{ include "warmpath.name" . }}
 {{- else -}}
-{{ .Values.gateway.serviceAccount | default (printf "%s-%s" .Values.gateway.name .Values.gateway.className) }}
+{{ .Values.gateway.serviceAccount | default (include "warmpath.gatewayDeployment" .) }}
 {{- end }}
 {{- end }}
 
