@@ -129,6 +129,7 @@ def test_helm_finds_nothing_to_complain_of():
         # What only templates can say.
         ({"image": {"repository": ""}}, "image.repository: where the image is"),
         ({"pluginConfig": {"wiring": "streaming"}}, "pluginConfig.wiring: the chart sets it"),
+        ({"pluginConfig": {"model_header": "x-gateway-model-name"}}, "needs wiring streaming"),
         ({"pools": [pool("a", DISCOVERY["service"]), pool("a", DISCOVERY["pods"])]}, 'two are named "a"'),
         ({"podCertificates": {"enabled": True}, "sidecar": {"mode": "deployment"}}, "sidecar.mode must be gateway-pod"),
         ({"wiring": "streaming", "limits": {"maxRequestBytes": 1_500_000}}, "1948576"),

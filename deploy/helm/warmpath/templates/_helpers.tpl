@@ -88,6 +88,9 @@ http://127.0.0.1:9464/filter.wasm
 {{- fail (printf "pluginConfig.%s: the chart sets it; see the values wiring, pools and pathPrefix" $key) }}
 {{- end }}
 {{- end }}
+{{- if and .Values.pluginConfig.model_header (ne .Values.wiring "streaming") }}
+{{- fail "pluginConfig.model_header: needs wiring streaming, where the route is chosen anew" }}
+{{- end }}
 {{- $names := list }}
 {{- range .Values.pools }}
 {{- if has .name $names }}{{ fail (printf "pools: two are named %q" .name) }}{{ end }}
