@@ -237,7 +237,8 @@ def test_in_a_deployment_envoy_looks_elsewhere_for_filter_and_feed():
     (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
     address = endpoint["endpoint"]["address"]["socket_address"]
     services = {t["metadata"]["name"]: t for t in things if t["kind"] == "Service"}
-    assert cluster["type"] == "STRICT_DNS" and address["address"].split(".")[:2] == ["warmpath", "llm-d"]
+    assert (cluster["type"], cluster["dns_lookup_family"]) == ("STRICT_DNS", "ALL")
+    assert address["address"].split(".")[:2] == ["warmpath", "llm-d"]
     assert address["port_value"] in [port["port"] for port in services["warmpath"]["spec"]["ports"]]
     assert one(things, "WasmPlugin")["spec"]["url"] == f"http://{address['address']}:9464/filter.wasm"
     assert env(things)["WARMPATH_FEED_LISTEN"] == "0.0.0.0:9465"

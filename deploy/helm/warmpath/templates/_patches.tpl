@@ -74,7 +74,13 @@ listener:
     operation: ADD
     value:
       name: warmpath-sidecar
-      type: {{ ternary "STRICT_DNS" "STATIC" (eq .Values.sidecar.mode "deployment") }}
+      {{- if eq .Values.sidecar.mode "deployment" }}
+      type: STRICT_DNS
+      # Whichever family the sidecar listens on; by default Envoy would try IPv6 only, where the name has both.
+      dns_lookup_family: ALL
+      {{- else }}
+      type: STATIC
+      {{- end }}
       connect_timeout: 1s
       load_assignment:
         cluster_name: warmpath-sidecar
