@@ -107,6 +107,23 @@ $(VENV)/.monitoring: $(VENV)/.ready monitoring/requirements.txt
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r monitoring/requirements.txt
 	@touch $@
 
+# On a cluster. Variables are those of deploy.sh, which lists them: NS, WARMPATH_IMAGE, MODEL, IMAGE, HF_TOKEN, ….
+.PHONY: install-all
+install-all: $(if $(DRY_RUN),,build) ## a cluster, all of it: prerequisites, infra, llm-d, validation (WARMPATH_IMAGE=…; DRY_RUN=1 shows)
+	@./deploy.sh
+
+.PHONY: infra
+infra: ## a cluster: CRDs of Gateway API and its inference extension, Istio
+	@./deploy.sh infra
+
+.PHONY: llm-d
+llm-d: ## a cluster: vLLM pods, gateway, warmpath (NS=llm-d MODEL=… HF_TOKEN=… WARMPATH_IMAGE=…)
+	@./deploy.sh llm-d
+
+.PHONY: status
+status: ## a cluster: gateway, pods, and how each sidecar sees them (NS=llm-d)
+	@./deploy.sh status
+
 .PHONY: clean
-clean: ## what was built
-	cargo clean
+clean: ## removes what was built; with NS=… what llm-d made on the cluster
+	$(if $(NS),@./deploy.sh clean,cargo clean)
