@@ -1,5 +1,8 @@
 //! Options of the binary. Each is also an environment variable, `WARMPATH_` and its name in capitals, because a
-//! Kubernetes manifest sets those more easily.
+//! Kubernetes manifest sets those more easily. Those of `warmpath validate` begin with `WARMPATH_VALIDATE_`: it may
+//! run where the sidecar's are set.
+
+pub mod validate;
 
 use crate::discovery::kubernetes::target::{InferencePoolTarget, PodsTarget, ServiceTarget};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -23,6 +26,10 @@ pub enum Command {
     Sidecar(Box<SidecarArgs>),
     /// Print a running sidecar's endpoints; exit code 1 when none may be chosen.
     Status(StatusArgs),
+    /// Prove through the gateway that prompts are answered where they are cached.
+    ///
+    /// Exit code: 0 all thresholds held, 1 one did not, 2 it could not run. docs/validate.md says what is measured.
+    Validate(Box<validate::ValidateArgs>),
 }
 
 /// Options of `warmpath status`.
@@ -206,7 +213,7 @@ mod tests {
         let cli = Cli::try_parse_from(["warmpath", "sidecar"].iter().chain(args)).map_err(|error| error.to_string())?;
         match cli.command {
             Command::Sidecar(args) => Ok(args.sources),
-            Command::Status(_) => Err("not a sidecar".to_owned()),
+            _ => Err("not a sidecar".to_owned()),
         }
     }
 
@@ -240,9 +247,10 @@ mod tests {
     fn every_option_has_an_environment_variable() {
         let cli = Cli::command();
         for sub in cli.get_subcommands() {
+            let prefix = if sub.get_name() == "validate" { "WARMPATH_VALIDATE_" } else { "WARMPATH_" };
             for arg in sub.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
                 let env = arg.get_env().map(|e| e.to_string_lossy().into_owned());
-                assert_eq!(env, Some(format!("WARMPATH_{}", arg.get_id().as_str().to_uppercase())));
+                assert_eq!(env, Some(format!("{prefix}{}", arg.get_id().as_str().to_uppercase())));
             }
         }
     }

@@ -21,6 +21,7 @@
 //! | [`hub`] | what all streams share |
 //! | [`observe`] | own metrics, status page, HTTP server |
 //! | [`sidecar`] | puts all of it together and stops it again |
+//! | [`validate`] | a client of the gateway: `warmpath validate`; runs without a sidecar |
 //!
 //! Why a process of its own: Envoy's wasm VMs have no sockets to scrape with and forget everything at a restart.
 
@@ -42,6 +43,7 @@ pub mod records;
 pub mod shutdown;
 pub mod sidecar;
 pub mod table;
+pub mod validate;
 
 /// Messages, client and server of `proto/feed.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

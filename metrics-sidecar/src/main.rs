@@ -1,4 +1,4 @@
-//! The `warmpath` binary: `warmpath sidecar` beside Envoy, `warmpath status` for people.
+//! The `warmpath` binary: `warmpath sidecar` beside Envoy, `warmpath status` and `warmpath validate` for people.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -11,12 +11,14 @@ use warmpath_sidecar::cli::{Cli, Command, LogFormat, SidecarArgs, StatusArgs};
 use warmpath_sidecar::observe::report;
 use warmpath_sidecar::shutdown;
 use warmpath_sidecar::sidecar::Sidecar;
+use warmpath_sidecar::validate;
 
 #[tokio::main]
 async fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Sidecar(args) => done(run(&args).await.map(|()| ExitCode::SUCCESS)),
         Command::Status(args) => done(print_status(&args).await),
+        Command::Validate(args) => done(validate::run(&args).await),
     }
 }
 

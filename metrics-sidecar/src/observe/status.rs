@@ -132,6 +132,12 @@ pub struct EndpointStatus {
     pub capacity_tokens: u64,
     /// Of the tokens looked up in its prefix cache since it started, the share that was found.
     pub hit_ratio: Option<f64>,
+    /// Tokens looked up in its prefix cache since it started.
+    #[serde(default)]
+    pub queried_tokens: f64,
+    /// Tokens found there.
+    #[serde(default)]
+    pub hit_tokens: f64,
 }
 
 /// A feed stream.
@@ -239,10 +245,7 @@ fn pods(published: &Published, now: Millis) -> Vec<PodStatus> {
 fn one(pod: &Pod, now: Millis) -> PodStatus {
     let rows = endpoints(pod);
     let report = pod.report.as_ref();
-    let hit_ratio = |n: usize| {
-        let cache = report?.caches.get(n)?;
-        (cache.queries > 0.0).then(|| cache.hits / cache.queries)
-    };
+    let counted = |n: usize| report.and_then(|r| r.caches.get(n)).map_or((0.0, 0.0), |c| (c.queries, c.hits));
     PodStatus {
         address: pod.found.address.clone(),
         scrape: pod.found.scrape.clone(),
@@ -259,7 +262,8 @@ fn one(pod: &Pod, now: Millis) -> PodStatus {
         endpoints: rows
             .iter()
             .enumerate()
-            .map(|(n, row)| EndpointStatus {
+            .map(|(n, row)| (row, counted(n)))
+            .map(|(row, (queried_tokens, hit_tokens))| EndpointStatus {
                 id: format!("{:016x}", row.id.0),
                 rank: row.rank,
                 state: row.state.name().to_owned(),
@@ -269,7 +273,9 @@ fn one(pod: &Pod, now: Millis) -> PodStatus {
                 kv_usage: row.load.kv_usage,
                 block_size: row.block_size,
                 capacity_tokens: row.capacity.0,
-                hit_ratio: hit_ratio(n),
+                hit_ratio: (queried_tokens > 0.0).then(|| hit_tokens / queried_tokens),
+                queried_tokens,
+                hit_tokens,
             })
             .collect(),
     }
