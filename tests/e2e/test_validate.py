@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 from stack import paths
 from stack.process import free_port
 
@@ -90,6 +91,24 @@ def test_the_sidecar_tells_what_pods_count_and_the_only_model_needs_no_name(stac
     assert report["model"] == "sim"
     assert sum(pod["hit_tokens"] for pod in report["pods"]) == report["cached_tokens"] > 0
     assert len(report["pods"]) == len(stack.pods)
+
+
+def test_the_tekton_task_runs_and_writes_its_results(stack, tmp_path):
+    task = yaml.safe_load((paths.ROOT / "deploy" / "tekton" / "task.yaml").read_text())["spec"]
+    (step,) = task["steps"]
+    given = {"gateway": stack.envoy.url, "model": "sim", "options": SMALL}
+    given = {param["name"]: given.get(param["name"], param.get("default")) for param in task["params"]}
+    arguments = []
+    for argument in step["args"]:
+        if argument == "$(params.options[*])":
+            arguments += given["options"]
+        else:
+            argument = re.sub(r"\$\(params\.(.*?)\)", lambda found: given[found[1]], argument)
+            arguments.append(argument.replace("/tekton/results", str(tmp_path)))
+    ran = subprocess.run([paths.SIDECAR, *arguments], capture_output=True, text=True, timeout=240)
+    assert ran.returncode == 0, ran.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {result["name"] for result in task["results"]}
+    assert (tmp_path / "verdict").read_text() == "passed"
 
 
 def test_no_prompt_is_ever_shown(stack, tmp_path):
