@@ -105,6 +105,12 @@ pub struct PodFigures {
     pub hit_tokens: Option<u64>,
 }
 
+impl PodFigures {
+    fn is_idle(&self) -> bool {
+        self.requests.unwrap_or(0) == 0 && self.queried_tokens == Some(0)
+    }
+}
+
 impl Report {
     /// Sums up. `counted` is what the pods counted after the warm-up, where they were read.
     #[must_use]
@@ -125,6 +131,13 @@ impl Report {
             None => None,
         };
         remark(&mut run.remarks, source, &all, &control, counted);
+        let pods = pods(measured(), counted);
+        let idle: Vec<&str> = pods.iter().filter(|pod| pod.is_idle()).map(|pod| pod.pod.as_str()).collect();
+        if !idle.is_empty() && all.requests > 0 {
+            let names = idle.join(", ");
+            run.remarks
+                .push(format!("nothing went to {names} after the warm-up: docs/alerts.md, WarmpathPodImbalance"));
+        }
         let ttft_improvement = match (args.variant, parts.first()) {
             // Queues, not caches, are what the later steps show.
             (Variant::Ramp, Some(first)) => improvement(&first.warm, &first.control),
@@ -143,7 +156,7 @@ impl Report {
             failed: samples.iter().filter(|sample| sample.outcome.failure.is_some()).count() as u64,
             failures: failures(samples),
             codes: codes(samples),
-            pods: pods(measured(), counted),
+            pods,
             cached_tokens: all.cached_tokens,
             warm,
         };

@@ -85,6 +85,7 @@ fn what_makes_figures_doubtful_is_remarked() {
     let mut known = good();
     known.push(sample(Group::Control, 1000, 0, Some(900), 10));
     assert!(remarks(&known, &Counted::new()).contains("--seed"));
+    assert!(remarks(&good(), &counted(0.0, 0.0, 0)).contains("nothing went to a:1"));
 }
 
 fn in_part(mut sample: Sample, part: usize) -> Sample {
