@@ -55,6 +55,51 @@ impl LogAverage {
     }
 }
 
+/// Rates within this factor are the same.
+const ALIKE: f64 = 1.4;
+/// So long after its last sample an endpoint's own rate counts no more. One that looks slow is not chosen as long as
+/// others are idle, so only by chance would it ever show that it no longer is: after a slow start, say.
+const DOUBT: Seconds = Seconds(60.0);
+
+/// One endpoint's rate, beside the rate of all.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnRate {
+    average: LogAverage,
+    sampled: Millis,
+}
+
+impl OwnRate {
+    /// Not known yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { average: LogAverage::new(1.0), sampled: Millis(0) }
+    }
+
+    /// Takes a sample. After a long time without one, what it was before counts nothing.
+    pub fn add(&mut self, sample: f64, at: Millis) {
+        if at.since(self.sampled) > DOUBT {
+            *self = Self::new();
+        }
+        self.average.add(sample);
+        self.sampled = at;
+    }
+
+    /// What to expect: its own rate when it clearly differs from that of all. Where they are alike, noise would make one
+    /// of them look the fastest, and it would get all that ties.
+    #[must_use]
+    pub fn likely(&self, all: &LogAverage, now: Millis) -> f64 {
+        let (own, all) = (self.average.value(), all.value());
+        let is_known = self.average.samples() > 0 && now.since(self.sampled) <= DOUBT;
+        if !is_known || (own < all * ALIKE && all < own * ALIKE) { all } else { own }
+    }
+}
+
+impl Default for OwnRate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A plain average, of the last hundreds of samples.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Average {
@@ -156,6 +201,26 @@ mod tests {
         (0..50).for_each(|_| a.add(16_000.0));
         (0..60).for_each(|_| a.add(1_600.0));
         assert!((1_550.0..1_800.0).contains(&a.value()), "{}", a.value());
+    }
+
+    #[test]
+    fn an_own_rate_counts_where_it_differs_and_not_for_ever() {
+        let mut all = LogAverage::new(8_000.0);
+        all.add(8_000.0);
+        let mut own = OwnRate::new();
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-6;
+        assert!(near(own.likely(&all, Millis(5)), 8_000.0), "nothing is known of it");
+        own.add(7_000.0, Millis(1_000));
+        assert!(near(own.likely(&all, Millis(2_000)), 8_000.0), "alike");
+        let mut own = OwnRate::new();
+        own.add(800.0, Millis(1_000));
+        assert!(near(own.likely(&all, Millis(60_000)), 800.0));
+        assert!(near(own.likely(&all, Millis(61_001)), 8_000.0), "the benefit of the doubt");
+        // What it shows then is believed as a first sample is: it may be slow still, or well again.
+        own.add(700.0, Millis(62_000));
+        assert!(near(own.likely(&all, Millis(62_000)), 700.0));
+        own.add(7_500.0, Millis(200_000));
+        assert!(near(own.likely(&all, Millis(200_000)), 8_000.0));
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Router {
             let Match { bytes: matched, sharing } = self.matches.get(slot.0 as usize).copied().unwrap_or_default();
             let matched = matched.min(bytes);
             let uncached = if bytes == 0 { UNKNOWN_PROMPT } else { view.tokens(bytes - matched) };
-            let rate = view.prefill_rate(known);
+            let rate = view.prefill_rate(known, now);
             self.candidates.push(Candidate {
                 slot,
                 id: known.endpoint.id,
@@ -369,6 +369,46 @@ mod tests {
         endpoints.remove(2);
         view.apply_table(&Table { version: 2, written_at: Millis(0), endpoints }, Millis(20));
         assert_eq!(ask(&view, response).0, Reason::LoadOnly);
+    }
+
+    #[test]
+    fn a_pod_with_a_slow_start_gets_another_chance_though_the_others_are_idle() {
+        let mut view = view((1..4).map(|n| endpoint(n, "", &[])).collect());
+        let config = Config::default();
+        let answer = |view: &mut View, number: u64, to: u64, at: u64, ttft: f64| {
+            // About 8,000 tokens, which the prior's rate takes a second for.
+            let p = prompt("m", &format!("{number} {}", "word ".repeat(20)));
+            let body = Body::Route {
+                endpoint: EndpointId(to),
+                bytes: p.bytes,
+                stream: true,
+                boundaries: p.boundaries.clone(),
+            };
+            let request = RequestId { origin: Origin(1), number };
+            let mut fold = |at: u64, body| view.fold(&Record { request, at: Millis(at), body }, Millis(at));
+            fold(at, body);
+            let first = at + (ttft * 1000.0) as u64;
+            fold(first, Body::FirstToken { ttft: Seconds(ttft) });
+            fold(first + 10, Body::Done { prompt: None, cached: None, output: None });
+        };
+        for n in 0..20 {
+            answer(&mut view, n, 1 + n % 2, n * 1_000, 0.9);
+        }
+        answer(&mut view, 99, 3, 20_000, 9.0);
+        let chosen = |at: u64| {
+            let mut router = Router::new(&config);
+            let mut ids: Vec<u64> = (0..40)
+                .map(|n| {
+                    let p = prompt("m", &format!("new {at} {n} "));
+                    router.decide(&config, &view, Request::Prompt(&p), Priority::default(), Millis(at)).choices[0].id.0
+                })
+                .collect();
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        };
+        assert_eq!(chosen(30_000), [1, 2]);
+        assert_eq!(chosen(90_000), [1, 2, 3]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use crate::index::{HashedMap, Index, Slot};
 use crate::journal::{Body, Record, encode_slot};
-use crate::learned::{Average, LogAverage, PrefillMeter};
+use crate::learned::{Average, LogAverage, OwnRate, PrefillMeter};
 use crate::load::{Demand, Load};
 use crate::table::{Endpoint, State, Table};
 use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, ResponseKey, Seconds, Tokens, mix};
@@ -39,8 +39,6 @@ const PRIOR_OUTPUT: f64 = 128.0;
 const PRIOR_SERVICE: f64 = 3.0;
 /// About what a [`Body::Stored`] takes in a slot.
 const STORED_BYTES: usize = 42;
-/// Rates within this factor are the same.
-const ALIKE: f64 = 1.4;
 /// A KV cache is full from this share on: answers grow.
 const FULL: f64 = 0.95;
 /// From this share on, new prompts are better sent elsewhere: what is in flight comes in bursts.
@@ -94,7 +92,7 @@ pub struct Known {
     adapters: Vec<Name>,
     counters: CounterCheck,
     /// Tokens a second that it prefills.
-    pub prefill: LogAverage,
+    pub prefill: OwnRate,
     meter: PrefillMeter,
     /// Answers in a row that found nothing of what was believed to be there, and when the first of them was sent.
     all_missing: (u32, Millis),
@@ -197,7 +195,7 @@ impl View {
                 if endpoint.state == State::Ready {
                     let scraped = endpoint.load.running.saturating_add(endpoint.load.waiting);
                     known.foreign = scraped.saturating_sub(known.load.in_flight());
-                    let ours = known.load.waiting(likely(&known.prefill, &self.prefill), now);
+                    let ours = known.load.waiting(known.prefill.likely(&self.prefill, now), now);
                     known.foreign_waiting = endpoint.load.waiting.saturating_sub(ours);
                     let used = f64::from(endpoint.load.kv_usage) * endpoint.capacity.0 as f64;
                     known.foreign_kv = Tokens(used as u64).saturating_sub(held);
@@ -234,8 +232,7 @@ impl View {
             models: Vec::new(),
             adapters: Vec::new(),
             counters: CounterCheck::default(),
-            // What its peers show is a better guess than the prior.
-            prefill: LogAverage::new(self.prefill.value()),
+            prefill: OwnRate::new(),
             meter: PrefillMeter::default(),
             all_missing: (0, Millis(0)),
             routed: 0,
@@ -329,14 +326,14 @@ impl View {
 
     /// Tokens a second that an endpoint prefills.
     #[must_use]
-    pub fn prefill_rate(&self, known: &Known) -> f64 {
-        likely(&known.prefill, &self.prefill)
+    pub fn prefill_rate(&self, known: &Known, now: Millis) -> f64 {
+        known.prefill.likely(&self.prefill, now)
     }
 
     /// Time until a prompt sent there now would begin its prefill.
     #[must_use]
     pub fn backlog(&self, known: &Known, now: Millis) -> Seconds {
-        known.load.backlog(self.prefill_rate(known), self.overhead(known), now)
+        known.load.backlog(self.prefill_rate(known, now), self.overhead(known), now)
     }
 
     /// The part of an endpoint's time to first token that no token of the prompt is the reason for.
@@ -417,13 +414,6 @@ impl View {
 /// Of bytes a token: never so many tokens that figures overflow.
 fn inverse(bytes_per_token: &LogAverage) -> f64 {
     1.0 / bytes_per_token.value().max(0.1)
-}
-
-/// An endpoint's own rate counts when it clearly differs from what all show: where they are alike, noise would make one
-/// of them look the fastest, and it would get all that ties.
-fn likely(own: &LogAverage, all: &LogAverage) -> f64 {
-    let (value, all) = (own.value(), all.value());
-    if own.samples() == 0 || (value < all * ALIKE && all < value * ALIKE) { all } else { value }
 }
 
 /// The endpoint of an in-flight request, unless its slot was given to another one since.

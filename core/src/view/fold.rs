@@ -1,6 +1,6 @@
 //! Folding: what each record of the journal changes.
 
-use super::{InFlight, View, current, inverse, likely};
+use super::{InFlight, View, current, inverse};
 use crate::index::Inserted;
 use crate::journal::{Body, Record};
 use crate::load::Demand;
@@ -73,7 +73,7 @@ impl View {
         let wait = self.kv_pressure(slot, uncached).wait;
         let output = Tokens(self.output.value() as u64);
         let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
-        let rate = likely(&known.prefill, &self.prefill);
+        let rate = known.prefill.likely(&self.prefill, at);
         let idle = known.load.in_flight() == known.load.decoding();
         let alone = known.foreign == 0;
         let met = (idle && alone).then(|| known.load.decoding());
@@ -117,18 +117,18 @@ impl View {
         let entry = *entry;
         let Some(known) = current(&mut self.known, &entry) else { return };
         self.index.ready(entry.slot, entry.last);
-        known.load.first_token(entry.demand, likely(&known.prefill, &self.prefill), at);
+        known.load.first_token(entry.demand, known.prefill.likely(&self.prefill, at), at);
         let busy = known.load.in_flight() > known.load.decoding();
         let base = Seconds(self.base.value());
         if let Some(rate) = known.meter.first_token(entry.demand.uncached, busy, base, at) {
-            known.prefill.add(rate);
+            known.prefill.add(rate, at);
             self.prefill.add(rate);
         }
         if entry.bytes == 0 {
             // Not read: what it had to compute is not known.
             return;
         }
-        let rate = likely(&known.prefill, &self.prefill);
+        let rate = known.prefill.likely(&self.prefill, at);
         let rest = ttft.0 - entry.demand.uncached.0 as f64 / rate.max(1.0);
         match entry.met {
             // A long prefill says little of the rest.
@@ -167,7 +167,7 @@ impl View {
     fn end(&mut self, key: (u64, u64), at: Millis) -> Option<InFlight> {
         let entry = self.in_flight.remove(&key)?;
         if let Some(known) = current(&mut self.known, &entry) {
-            let rate = likely(&known.prefill, &self.prefill);
+            let rate = known.prefill.likely(&self.prefill, at);
             known.load.ended(entry.demand, entry.first_token.is_some(), rate, at);
             self.index.unpin(entry.slot, entry.last, at);
         }

@@ -62,9 +62,10 @@ impl View {
     /// an endpoint that had nothing else to prefill, says so. Nothing else can be told from times.
     fn nothing_cached(&self, entry: &InFlight) -> Option<Tokens> {
         let known = self.known(entry.slot)?;
-        let ttft = entry.first_token?.since(entry.at).0;
+        let first = entry.first_token?;
+        let ttft = first.since(entry.at).0;
         entry.met?;
-        let seconds = |tokens: Tokens| tokens.0 as f64 / self.prefill_rate(known).max(1.0);
+        let seconds = |tokens: Tokens| tokens.0 as f64 / self.prefill_rate(known, first).max(1.0);
         let cold = seconds(self.tokens(entry.bytes));
         let saved = cold - seconds(entry.demand.uncached);
         (saved > CLEARLY && ttft > cold * ALMOST).then_some(Tokens(0))
