@@ -161,7 +161,7 @@ def test_it_fails_by_the_hit_ratio_where_nothing_is_steered(wiring, start):
     ran = Ran(stack.envoy.url)
     assert ran.code == 1, ran
     assert "hit ratio" in ran.failed and "failed requests" not in ran.failed
-    assert 'README.md, Troubleshoot: "decided but not steered"' in ran.out
+    assert 'docs/troubleshooting.md: "decided but not steered"' in ran.out
     # What was measured holds against a threshold below it.
     assert "hit ratio" not in Ran(stack.envoy.url, "--min-hit-ratio", "10").failed
 

@@ -133,9 +133,15 @@ fn the_table_names_what_did_not_hold_and_what_to_look_at() {
     let mut samples = good();
     samples.push(failed(Group::Repeated, 503, "status 503", Some("no healthy upstream")));
     let text = table::text(&report(&samples, &counted(7000.0, 3968.0, 0), &[]), false);
-    for part in
-        ["repeated", "99.2", "a:1", "PASS  hit ratio", "FAIL  failed requests", "no healthy upstream", "Troubleshoot"]
-    {
+    for part in [
+        "repeated",
+        "99.2",
+        "a:1",
+        "PASS  hit ratio",
+        "FAIL  failed requests",
+        "no healthy upstream",
+        "troubleshooting.md",
+    ] {
         assert!(text.contains(part) || part == "99.2", "{part}: {text}");
     }
     assert!(!text.contains('\u{1b}'));

@@ -47,7 +47,7 @@ impl Subject {
         }
     }
 
-    /// Symptoms of README's "Troubleshoot", and alerts of docs/alerts.md, in the order of their likelihood.
+    /// Symptoms of docs/troubleshooting.md, and alerts of docs/alerts.md, in the order of their likelihood.
     fn look_at(self) -> (&'static [&'static str], &'static [&'static str]) {
         match self {
             Self::HitRatio | Self::HitRatioAfter => (
@@ -74,7 +74,7 @@ impl Subject {
         let (symptoms, alerts) = self.look_at();
         let fits = |symptom: &str| self != Self::Failed || symptom_of_failures(symptom, more);
         let symptoms: Vec<String> = symptoms.iter().filter(|s| fits(s)).map(|s| format!("\"{s}\"")).collect();
-        let symptoms = (!symptoms.is_empty()).then(|| format!("README.md, Troubleshoot: {}", symptoms.join(", ")));
+        let symptoms = (!symptoms.is_empty()).then(|| format!("docs/troubleshooting.md: {}", symptoms.join(", ")));
         symptoms.into_iter().chain([format!("docs/alerts.md: {}", alerts.join(", "))]).collect()
     }
 
@@ -145,17 +145,16 @@ mod tests {
     #[test]
     fn failures_are_looked_up_by_their_reasons() {
         let look_at = |reasons| Subject::Failed.at_most(1, 0, reasons).look_at.join("\n");
-        assert!(look_at("1 x status 413").contains("Troubleshoot: \"413\"\n"));
+        assert!(look_at("1 x status 413").contains("troubleshooting.md: \"413\"\n"));
         assert!(look_at("3 x no whole answer within 120s").contains("\"LLM requests hang\""));
         assert!(look_at("1 x status 503, 1 x status 429").contains("\"pod `failing` though it answers\", \"429"));
-        assert!(!look_at("1 x status 400").contains("Troubleshoot"));
+        assert!(!look_at("1 x status 400").contains("troubleshooting"));
     }
 
     #[test]
     fn what_to_look_at_is_there() {
-        let readme = include_str!("../../../README.md");
+        let table = include_str!("../../../docs/troubleshooting.md");
         let alerts = include_str!("../../../docs/alerts.md");
-        let (_, table) = readme.split_once("## Troubleshoot").unwrap();
         for (symptoms, names) in ALL.map(Subject::look_at) {
             for symptom in symptoms {
                 assert!(table.lines().any(|row| row.starts_with(&format!("| {symptom}"))), "{symptom}");

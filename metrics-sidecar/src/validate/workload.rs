@@ -241,7 +241,7 @@ fn refused(outcome: &Outcome, model: &str, models: &[Model]) -> String {
         400 | 413 => "; is the prompt too long (--prompt-tokens), or does the model want --api completions?",
         401 | 403 => "; is --api-key right?",
         404 => "; are --model, --path-prefix and --host right?",
-        500.. => "; do the pods answer? (README.md, Troubleshoot; warmpath status)",
+        500.. => "; do the pods answer? (docs/troubleshooting.md; warmpath status)",
         _ => "",
     };
     format!("the gateway answers no request for {model:?}: {failure}{said}{hint}")
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn each_status_has_its_hint() {
-        for (status, hint) in [(401, "--api-key"), (413, "--prompt-tokens"), (503, "Troubleshoot")] {
+        for (status, hint) in [(401, "--api-key"), (413, "--prompt-tokens"), (503, "troubleshooting")] {
             assert!(refused(&outcome(status), "m", &[]).contains(hint), "{status}");
         }
     }
