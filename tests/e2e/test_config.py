@@ -1,7 +1,7 @@
 """A wrong configuration is named and harms nothing; a right one is taken over live."""
 
 import pytest
-from load import Load
+from stack.load import Load
 from stack.client import Client
 from stack.envoy import Envoy
 from stack.pods import Pod

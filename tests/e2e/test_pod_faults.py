@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from load import Load
+from stack.load import Load
 from stack.client import Client, chat_body
 from stack.process import wait_for
 from wire import MARK, mark

@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from load import Load
+from stack.load import Load
 from stack.client import Client
 from stack.process import free_port, wait_for
 

@@ -6,22 +6,18 @@
 
 import itertools
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-import network
-from cluster import ADMIN, Cluster, Pods
+from stack import network
+from stack.cluster import ADMIN, NAMESPACE, Cluster, Pods
 from stack.paths import ROOT
 from stack.pods import Pod
 from stack.process import wait_for
 from stack.sidecar import Sidecar
-
-# What the table may take to follow the API server.
-FOLLOWS_S = 2.0
 
 _numbers = itertools.count()
 
@@ -36,6 +32,9 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     except network.NotPermitted as error:
         pytest.skip(f"no namespace to run an API server in: {error}")
     cluster = Cluster(tmp_path_factory.mktemp("cluster"), Path(built.stdout.strip()))
+    # Istio's part: it makes an account for each Gateway.
+    account = {"metadata": {"name": "llm-gateway-istio"}}
+    cluster.call("POST", f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", account)
     yield cluster
     cluster.stop()
 
@@ -51,39 +50,6 @@ def ip() -> Callable[[], str]:
     return lambda: network.pod_address(next(_numbers))
 
 
-class Watching:
-    """A sidecar, with what tests ask of it."""
-
-    def __init__(self, sidecar: Sidecar):
-        self.sidecar = sidecar
-
-    def states(self) -> dict[str, str]:
-        """Address to state, as in the published table."""
-        pods = self.sidecar.status()["pods"]
-        return {pod["address"]: endpoint["state"] for pod in pods for endpoint in pod["endpoints"]}
-
-    def source(self) -> dict:
-        (source,) = self.sidecar.status()["sources"]
-        return source
-
-    def metric(self, name: str) -> float:
-        lines = self.sidecar.get("/metrics").splitlines()
-        (line,) = [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
-        return float(line.rsplit(" ", 1)[1])
-
-    def follows(self, wanted: dict[str, str], within: float = FOLLOWS_S) -> float:
-        """Waits until the table is as wanted. Gives the seconds it took, counted from the call."""
-        began = time.monotonic()
-        try:
-            wait_for("the table", lambda: self.states() == wanted, timeout=within)
-        except TimeoutError:
-            raise AssertionError(f"after {within} s {self.states()}, not {wanted}\n{self.log()[-3000:]}") from None
-        return time.monotonic() - began
-
-    def log(self) -> str:
-        return self.sidecar.process.log()
-
-
 class Start:
     """Starts parts that end with the test."""
 
@@ -96,10 +62,10 @@ class Start:
         self.ends.callback(pod.stop)
         return pod.ready()
 
-    def sidecar(self, *sources: str, token: str = ADMIN) -> Watching:
+    def sidecar(self, *sources: str, token: str = ADMIN) -> Sidecar:
         return self._sidecar(sources, {"KUBECONFIG": str(self.cluster.kubeconfig(token))})
 
-    def sidecar_in_a_pod(self, *sources: str, token: str) -> Watching:
+    def sidecar_in_a_pod(self, *sources: str, token: str) -> Sidecar:
         """Configured as the kubelet does it: by variables, and files of the service account."""
         files = self.folder / "serviceaccount"
         files.mkdir()
@@ -113,12 +79,12 @@ class Start:
         where = "/run/secrets/kubernetes.io/serviceaccount"
         return self._sidecar(sources, env, ["unshare", "-m", "sh", "-c", mounts, str(files), where])
 
-    def _sidecar(self, sources: tuple[str, ...], env: dict[str, str], within: list[str] | None = None) -> Watching:
+    def _sidecar(self, sources: tuple[str, ...], env: dict[str, str], within: list[str] | None = None) -> Sidecar:
         name = f"sidecar-{next(_numbers)}"
         sidecar = Sidecar(self.folder, name=name, sources=list(sources), env=env, within=within)
         self.ends.callback(sidecar.stop)
         wait_for("the sidecar's pages", lambda: sidecar.get("/healthz") == "ok\n")
-        return Watching(sidecar)
+        return sidecar
 
 
 @pytest.fixture

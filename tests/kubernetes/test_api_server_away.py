@@ -62,7 +62,7 @@ def test_a_sidecar_started_while_it_is_away_waits_for_it(cluster, pods, start, i
         sidecar = start.sidecar("--kubernetes-service", f"llm-d/{pods.app}:8000")
         wait_for("the error", lambda: sidecar.source()["error"])
         # No table: an empty one would make the filter forget its pods.
-        assert sidecar.sidecar.status()["ready"] is False
+        assert sidecar.status()["ready"] is False
     finally:
         cluster.start()
     sidecar.follows({pod.address: "ready"}, within=TRIES_AGAIN_S)

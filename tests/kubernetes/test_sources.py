@@ -104,7 +104,7 @@ def test_a_replaced_pod_at_the_same_address_is_another_endpoint(source, pods, st
     sidecar = start.sidecar(*told.option())
 
     def identity() -> tuple[str, str]:
-        (seen,) = sidecar.sidecar.status()["pods"]
+        (seen,) = sidecar.status()["pods"]
         return seen["uid"], seen["endpoints"][0]["id"]
 
     if source == "service":
@@ -138,7 +138,7 @@ def test_metrics_may_be_on_another_port(pods, start, ip):
     pods.slice("a", {here: "ready"})
     sidecar = start.sidecar("--kubernetes-service", f"llm-d/{pods.app}:8000@9000=big")
     sidecar.follows({f"{here}:8000": "ready"}, within=10)
-    (seen,) = sidecar.sidecar.status()["pods"]
+    (seen,) = sidecar.status()["pods"]
     assert (seen["scrape"], seen["pool"]) == (f"{here}:9000", "big")
 
 
@@ -150,7 +150,7 @@ def test_several_sources_are_several_pools(pods, start, ip):
         "--kubernetes-pods", f"llm-d/app={pods.app}:http=labels", "--kubernetes-service", f"llm-d/{pods.app}:8000=slices"
     )
     sidecar.follows({by_label.address: "ready", by_slice.address: "ready"}, within=10)
-    pools = {pod["address"]: pod["pool"] for pod in sidecar.sidecar.status()["pods"]}
+    pools = {pod["address"]: pod["pool"] for pod in sidecar.status()["pods"]}
     assert pools == {by_label.address: "labels", by_slice.address: "slices"}
 
 

@@ -9,4 +9,7 @@
 | `sidecar` | the metrics-sidecar and its endpoint file |
 | `stack` | all of it together |
 | `client` | requests, as a client would send them |
+| `load` | a light load that goes on while something else happens |
+| `network` | network namespaces: one for a whole cluster, one for a pod |
+| `cluster` | a real API server, and what kubelet and controllers would write into it |
 """

@@ -266,7 +266,30 @@ def _replace(path: Path, value: dict) -> None:
     new.rename(path)
 
 
-class Envoy:
+class Admin:
+    """What an Envoy says of itself on its admin port, on loopback."""
+
+    admin: int
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+    def stats(self) -> dict[str, int]:
+        """The filter's counters and gauges, by `name` or `name{tag=value,…}`, without the `warmpath_` in front."""
+        result: dict[str, int] = {}
+        for line in self.get("/stats?filter=^wasmcustom.*warmpath_").splitlines():
+            name, _, value = line.rpartition(": ")
+            if not value.isdigit():
+                continue
+            tags = re.findall(r"(\w+)=\.=(.*?);\.;", name)
+            base = re.search(r"warmpath_(\w+)", name)[1]
+            key = base + ("{" + ",".join(f"{k}={v}" for k, v in tags) + "}" if tags else "")
+            result[key] = int(value)
+        return result
+
+
+class Envoy(Admin):
     """A running gateway."""
 
     def __init__(
@@ -332,22 +355,6 @@ class Envoy:
             raise RuntimeError(f"Envoy ended:\n{self.process.log()[-3000:]}")
         return self.get("/ready").startswith("LIVE")
 
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as answer:
-            return answer.read().decode()
-
-    def stats(self) -> dict[str, int]:
-        """The filter's counters and gauges, by `name` or `name{tag=value,…}`, without the `warmpath_` in front."""
-        result: dict[str, int] = {}
-        for line in self.get("/stats?filter=^wasmcustom.*warmpath_").splitlines():
-            name, _, value = line.rpartition(": ")
-            if not value.isdigit():
-                continue
-            tags = re.findall(r"(\w+)=\.=(.*?);\.;", name)
-            base = re.search(r"warmpath_(\w+)", name)[1]
-            key = base + ("{" + ",".join(f"{k}={v}" for k, v in tags) + "}" if tags else "")
-            result[key] = int(value)
-        return result
 
     def stop(self) -> None:
         self.process.stop()

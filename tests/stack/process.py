@@ -41,8 +41,8 @@ def wait_for(what: str, check: Callable[[], object], timeout: float = 20.0, ever
 class Process:
     """A child process with its output in a file. Ended by pid, also when the parent dies."""
 
-    def __init__(self, name: str, command: list[str], log: Path, env: dict[str, str] | None = None):
-        self.name = name
+    def __init__(self, name: str, command: list, log: Path, env: dict[str, str] | None = None, cwd: Path | None = None):
+        self.name, self.cwd = name, cwd
         self.command = [str(part) for part in command]
         self.log_path = log
         self.env = {**os.environ, **(env or {})}
@@ -52,7 +52,13 @@ class Process:
     def start(self) -> None:
         with self.log_path.open("ab") as log:
             self.child = subprocess.Popen(
-                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.env, preexec_fn=_die_with_parent
+                self.command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self.env,
+                cwd=self.cwd,
+                preexec_fn=_die_with_parent,
             )
 
     @property

@@ -1,14 +1,61 @@
 """The metrics-sidecar and its endpoint file, or another source of endpoints."""
 
 import json
+import time
 import urllib.request
 from pathlib import Path
 
 from . import paths
 from .process import Process, free_port, wait_for
 
+# What the table may take to follow the API server.
+FOLLOWS_S = 2.0
 
-class Sidecar:
+
+class Pages:
+    """What a sidecar says of itself, with what tests ask of it. `http` is its address."""
+
+    http: str
+    process: Process
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://{self.http}{path}", timeout=5) as answer:
+            return answer.read().decode()
+
+    def status(self) -> dict:
+        return json.loads(self.get("/status"))
+
+    def states(self) -> dict[str, str]:
+        """Address to state, as in the published table."""
+        pods = self.status()["pods"]
+        return {pod["address"]: endpoint["state"] for pod in pods for endpoint in pod["endpoints"]}
+
+    def source(self) -> dict:
+        (source,) = self.status()["sources"]
+        return source
+
+    def metric(self, name: str) -> float:
+        lines = self.get("/metrics").splitlines()
+        (line,) = [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+        return float(line.rsplit(" ", 1)[1])
+
+    def follows(self, wanted: dict[str, str], within: float = FOLLOWS_S) -> float:
+        """Waits until the table is as wanted. Gives the seconds it took, counted from the call."""
+        began = time.monotonic()
+        try:
+            wait_for("the table", lambda: self.states() == wanted, timeout=within)
+        except TimeoutError:
+            raise AssertionError(f"after {within} s {self.states()}, not {wanted}\n{self.log()[-3000:]}") from None
+        return time.monotonic() - began
+
+    def log(self) -> str:
+        return self.process.log()
+
+    def stop(self) -> None:
+        self.process.stop()
+
+
+class Sidecar(Pages):
     """A sidecar that watches a file of endpoints, or what `sources` names in place of it. `within` is a command that
     it is started by."""
 
@@ -40,16 +87,6 @@ class Sidecar:
         new.write_text(json.dumps({"pools": pools or [{"name": "default", "endpoints": pods}]}))
         new.rename(self.file)
 
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://{self.http}{path}", timeout=5) as answer:
-            return answer.read().decode()
-
-    def status(self) -> dict:
-        return json.loads(self.get("/status"))
-
     def ready(self) -> "Sidecar":
         wait_for("the sidecar", lambda: self.get("/readyz") is not None)
         return self
-
-    def stop(self) -> None:
-        self.process.stop()

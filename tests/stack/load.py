@@ -4,8 +4,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from stack.client import Answer
-from stack.process import wait_for
+from .client import Answer
+from .process import wait_for
 
 
 class Load:

@@ -8,8 +8,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import network
-from stack.process import Process, free_port, wait_for
+from . import network
+from .process import Process, free_port, wait_for
 
 ADMIN = "admin-of-the-tests"
 NAMESPACE = "llm-d"
@@ -56,6 +56,8 @@ class Cluster:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={key}",
             f"--service-account-signing-key-file={key}",
+            # The second is what Istio's agents show their tokens for.
+            "--api-audiences=https://kubernetes.default.svc,istio-ca",
             "--service-cluster-ip-range=10.96.0.0/16",
             # So that watches end, and a test with a stopped server need not wait for them.
             "--shutdown-delay-duration=0s",
@@ -77,11 +79,7 @@ class Cluster:
         wait_for("the API server", answers, timeout=120, every=0.1)
 
     def prepare(self) -> None:
-        for kind, body in (
-            ("namespaces", {"metadata": {"name": NAMESPACE}}),
-            (f"namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": "llm-gateway-istio"}}),
-        ):
-            self.call("POST", f"/api/v1/{kind}", body)
+        self.call("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
         self.prepare_pools()
 
     def prepare_pools(self) -> None:
@@ -101,10 +99,10 @@ class Cluster:
             raise OSError(f"{method} {path}: {error.code} {error.read().decode()[:500]}") from error
         return json.loads(text) if text.startswith(b"{") else {}
 
-    def kubectl(self, *arguments) -> str:
+    def kubectl(self, *arguments, stdin: str | None = None, check: bool = True) -> str:
         command = [self.programs / "kubectl", "--kubeconfig", self.kubeconfig(ADMIN), *arguments]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
+        done = subprocess.run([str(part) for part in command], input=stdin, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0 or not check, done.stderr
         return done.stdout
 
     @property
@@ -112,10 +110,11 @@ class Cluster:
         """Self-signed by the API server at its first start."""
         return self.folder / "certs" / "apiserver.crt"
 
-    def token(self, account: str = "llm-gateway-istio") -> str:
+    def token(self, account: str = "llm-gateway-istio", audience: str | None = None, namespace: str = NAMESPACE) -> str:
         """A token such as the kubelet puts into a pod of that ServiceAccount."""
-        path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
-        return self.call("POST", path, {"spec": {"expirationSeconds": 3600}})["status"]["token"]
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        spec = {"expirationSeconds": 3600, **({"audiences": [audience]} if audience else {})}
+        return self.call("POST", path, {"spec": spec})["status"]["token"]
 
     def kubeconfig(self, token: str) -> Path:
         """A client's configuration, with the server's certificate checked as on a cluster."""
@@ -139,10 +138,11 @@ class Cluster:
 
 
 class Pods:
-    """Writes pods and EndpointSlices as the kubelet and the controllers would. Names carry `app`, a label of its own."""
+    """Writes pods and EndpointSlices as the kubelet and the controllers would. Names carry `app`, a label of its own
+    unless others are given."""
 
-    def __init__(self, cluster: Cluster, app: str):
-        self.cluster, self.app = cluster, app
+    def __init__(self, cluster: Cluster, app: str, labels: dict[str, str] | None = None):
+        self.cluster, self.app, self.labels = cluster, app, labels or {"app": app}
         self.path = f"/api/v1/namespaces/{NAMESPACE}/pods"
         self.slices = f"/apis/discovery.k8s.io/v1/namespaces/{NAMESPACE}/endpointslices"
         self.uids: dict[str, str] = {}
@@ -154,7 +154,7 @@ class Pods:
             "POST",
             self.path,
             {
-                "metadata": {"name": f"{self.app}-{name}", "labels": {"app": self.app}},
+                "metadata": {"name": f"{self.app}-{name}", "labels": self.labels},
                 # With a node, a deletion waits for the kubelet: the pod is terminating until then.
                 "spec": {"nodeName": "node", "containers": [{"name": "vllm", "image": "none:1", "ports": ports}]},
             },
@@ -204,7 +204,7 @@ class Pods:
     def pool(self, ports: tuple[int, ...] = (8000,), labels: dict[str, str] | None = None) -> None:
         """An InferencePool named as the app."""
         spec = {
-            "selector": {"matchLabels": labels or {"app": self.app}},
+            "selector": {"matchLabels": labels or self.labels},
             "targetPorts": [{"number": port} for port in ports],
             "endpointPickerRef": {"name": "none", "port": {"number": 9002}},
         }
