@@ -42,6 +42,14 @@ test-monitoring: build $(VENV)/.monitoring ## dashboards, rules and scrape confi
 test-kubernetes: build ## discovery on a real API server (the first time builds it: Go, some minutes)
 	$(PY) -m pytest tests/kubernetes -q $(ARGS)
 
+.PHONY: test-istio
+test-istio: build ## the whole way on a real Istio: istiod, agent, Envoy, API server (the first time builds them: Go, 20 minutes)
+	$(PY) -m pytest tests/istio -q $(ARGS)
+
+.PHONY: check-istio
+check-istio: ## did istio/ take effect on your gateway? (kubectl; ARGS="-n NAMESPACE -g GATEWAY", ARGS="--config-dump FILE")
+	@$(PYTHON) istio/check.py $(ARGS)
+
 .PHONY: check
 check: setup ## formatting, lints, documentation, licences
 	cargo fmt --all --check

@@ -30,13 +30,15 @@ class Pages:
         pods = self.status()["pods"]
         return {pod["address"]: endpoint["state"] for pod in pods for endpoint in pod["endpoints"]}
 
-    def source(self) -> dict:
-        (source,) = self.status()["sources"]
+    def source(self, option: str = "kubernetes") -> dict:
+        """What it says of the only source that an option of that name asks for."""
+        (source,) = [source for source in self.status()["sources"] if option in source["name"]]
         return source
 
-    def metric(self, name: str) -> float:
+    def metric(self, name: str, label: str = "") -> float:
+        """Of the only series of that name with `label` in its labels."""
         lines = self.get("/metrics").splitlines()
-        (line,) = [line for line in lines if line.startswith((f"{name}{{", f"{name} "))]
+        (line,) = [line for line in lines if line.startswith((f"{name}{{", f"{name} ")) and label in line]
         return float(line.rsplit(" ", 1)[1])
 
     def follows(self, wanted: dict[str, str], within: float = FOLLOWS_S) -> float:

@@ -1,0 +1,42 @@
+"""Two replicas of a gateway, each with its sidecar, share what they route."""
+
+import pytest
+
+from stack.client import Client
+from stack.process import wait_for
+
+
+@pytest.fixture
+def other(mesh):
+    """A second replica beside the one of all tests."""
+    mesh.steer("buffered")
+    replica = mesh.replica()
+    mesh.wait_until_steered(replica, "buffered")
+    yield replica
+    mesh.end(replica)
+
+
+@pytest.mark.every_snapshot
+def test_what_one_replica_routed_is_warm_for_the_other(mesh, replica, other, fresh):
+    for one in (replica, other):
+        wait_for("the peer", lambda one=one: one.sidecar.metric("warmpath_sidecar_peers_connected") == 1)
+    for here, there in ((replica, other), (other, replica)):
+        text = fresh()
+        known = there.gateway.stats()["index_entries"]
+        first = Client(here.url).chat(text)
+        assert first.reason == "cold"
+        wait_for("the other to hear of it", lambda there=there, known=known: there.gateway.stats()["index_entries"] > known)
+        again = Client(there.url).chat(text)
+        assert (again.pod, again.reason) == (first.pod, "warm")
+        assert again.cached > 0
+
+
+def test_a_replica_that_ends_leaves_the_others_peers(mesh, replica, fresh):
+    mesh.steer("buffered")
+    other = mesh.replica()
+    try:
+        wait_for("the peer", lambda: replica.sidecar.metric("warmpath_sidecar_peers_connected") == 1)
+    finally:
+        mesh.end(other)
+    wait_for("its end", lambda: replica.sidecar.metric("warmpath_sidecar_peers_found") == 0)
+    assert Client(replica.url).chat(fresh()).status == 200
