@@ -4,6 +4,7 @@ Its containers run here as processes with exactly the arguments and variables of
 own. Only paths differ: programs stand where they were built, not in images.
 """
 
+import base64
 import json
 import sys
 import urllib.request
@@ -30,8 +31,12 @@ mkdir -p {ACCOUNT}
 cp "$1"/account/* {ACCOUNT}
 mount -t tmpfs none /var/lib
 mkdir -p /var/lib/istio/data
+for volume in $2; do
+    mkdir -p "${{volume#*=}}"
+    mount --bind "$1/volumes/${{volume%%=*}}" "${{volume#*=}}"
+done
 cd "$1"
-shift
+shift 2
 exec "$@"
 """
 
@@ -141,15 +146,36 @@ class GatewayReplica:
                 for part in source["fieldRef"]["fieldPath"].split("."):
                     value = value[part]
                 env[variable["name"]] = value
+            elif "secretKeyRef" in source:
+                env[variable["name"]] = self._secret(**source["secretKeyRef"])
             elif not source:
                 env[variable["name"]] = variable.get("value", "")
         return env
 
+    def _secret(self, name: str, key: str) -> str:
+        secret = self.mesh.cluster.call("GET", f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}")
+        return base64.b64decode(secret["data"][key]).decode()
+
+    def volume(self, name: str) -> Path:
+        """Where an emptyDir is that containers share."""
+        folder = self.folder / "volumes" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _shared(self, container: dict) -> str:
+        """What it mounts of the emptyDirs that another container mounts as well, as NAME=PATH."""
+        spec = self.pod["spec"]
+        empty = {volume["name"] for volume in spec["volumes"] if "emptyDir" in volume}
+        mounts = [mount["name"] for c in [*spec["initContainers"], *spec["containers"]] for mount in c.get("volumeMounts", [])]
+        shared = [m for m in container.get("volumeMounts", []) if m["name"] in empty and mounts.count(m["name"]) > 1]
+        return " ".join(f"{self.volume(m['name']).name}={m['mountPath']}" for m in shared)
+
     def _run(self, container: dict, program: Path, env: dict[str, str]) -> Process:
-        arguments = [part for part in container.get("args", [])]
+        arguments = list(container.get("args", []))
         for name, value in env.items():
             arguments = [part.replace(f"$({name})", value) for part in arguments]
-        command = [*self.net.within(), "unshare", "-m", "sh", "-c", ENTER, "sh", self.folder, program, *arguments]
+        command = [*self.net.within(), "unshare", "-m", "sh", "-c", ENTER, "sh", self.folder]
+        command += [self._shared(container), program, *arguments]
         name = container["name"]
         process = Process(name, command, self.folder / f"{name}.log", env)
         probe = container["startupProbe"]

@@ -15,13 +15,15 @@ programs() {
 # The version of Go module $1 that this go.mod requires.
 pinned() { sed -n "s#^\(require\)\?[[:space:]]*$1 \(v[^ ]*\).*#\2#p" go.mod; }
 
+need_go() { command -v go >/dev/null || { echo "Go is needed to build the tests' servers: https://go.dev/dl" >&2; exit 1; }; }
+
 # The folder of Go module $1, fetched if need be.
-source_of() { go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
+source_of() { need_go && go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p'; }
 
 # Builds program $1 of package $2, unless it is there; the rest are flags of `go build`.
 build() {
     [ -x "$bin/$1" ] && return
-    command -v go >/dev/null || { echo "Go is needed to build $1: https://go.dev/dl" >&2; exit 1; }
+    need_go
     echo "building $1 (minutes, the first time)" >&2
     go build -o "$bin/$1.new" "${@:3}" "$2" >&2
     mv "$bin/$1.new" "$bin/$1"
