@@ -24,26 +24,28 @@ SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/llm-gateway-istio"
 ROOMY = {"instant": True, "kv_tokens": 2_000_000}
 
 
-class VllmPods:
-    """Simulated pods behind the Service `vllm`, as processes and in the API server."""
+_numbers = itertools.count()
 
-    def __init__(self, folder: Path, cluster: Cluster):
-        self.folder, self.cluster = folder, cluster
-        labels = {"app.kubernetes.io/name": "vllm", "app.kubernetes.io/component": "decode"}
-        self.written = Pods(cluster, "vllm", labels)
-        self.numbers = itertools.count()
+
+class VllmPods:
+    """Simulated pods behind a Service that is there, as processes and in the API server."""
+
+    def __init__(self, folder: Path, cluster: Cluster, service: str = "vllm"):
+        self.folder, self.cluster, self.service = folder, cluster, service
+        selector = cluster.call("GET", f"/api/v1/namespaces/{NAMESPACE}/services/{service}")["spec"]["selector"]
+        self.written = Pods(cluster, service, selector)
         self.running: dict[str, Pod] = {}
 
     def start(self, **options) -> Pod:
         """A pod that is Ready."""
-        name = str(next(self.numbers))
+        name = str(next(_numbers))
         pod = self._process(name, **options)
         self.written.create(name, pod.address.split(":")[0])
         self.publish()
         return pod
 
     def _process(self, name: str, **options) -> Pod:
-        host = network.pod_address(next(self.numbers))
+        host = network.pod_address(next(_numbers))
         pod = Pod(self.folder, f"vllm-{host}", 8000, host=host, **{**ROOMY, **options}).ready()
         self.running[name] = pod
         return pod
@@ -52,7 +54,7 @@ class VllmPods:
         return next(name for name, running in self.running.items() if running is pod)
 
     def publish(self) -> None:
-        publish(self.cluster, "vllm")
+        publish(self.cluster, self.service)
 
     def terminate(self, pod: Pod) -> None:
         """Its deletion begins; it serves on."""
