@@ -37,7 +37,7 @@ class VllmPods:
         self.running: dict[str, Pod] = {}
 
     def start(self, **options) -> Pod:
-        """A pod that is Ready."""
+        """A pod that is Ready; with options in the place of `ROOMY`."""
         name = str(next(_numbers))
         pod = self._process(name, **options)
         self.written.create(name, pod.address.split(":")[0])
@@ -46,7 +46,7 @@ class VllmPods:
 
     def _process(self, name: str, **options) -> Pod:
         host = network.pod_address(next(_numbers))
-        pod = Pod(self.folder, f"vllm-{host}", 8000, host=host, **{**ROOMY, **options}).ready()
+        pod = Pod(self.folder, f"vllm-{host}", 8000, host=host, **(options or ROOMY)).ready()
         self.running[name] = pod
         return pod
 
