@@ -2,13 +2,13 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
 import crd
+from kustomize import render
 
 ROOT = crd.ROOT
 # Not manifests: kustomize's own files and Helm's values and templates.
@@ -41,15 +41,6 @@ def compose(folder: Path) -> list[dict]:
         for resource in made:
             resource["metadata"]["namespace"] = kustomization["namespace"]
     return made
-
-
-def render(folder: Path) -> list[dict]:
-    kubectl = shutil.which("kubectl")
-    if not kubectl:
-        pytest.skip("kubectl is not there to build kustomizations")
-    built = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    return [document for document in yaml.safe_load_all(built.stdout) if document]
 
 
 def with_components(folder: Path, *names: str) -> list[dict]:
