@@ -9,7 +9,7 @@ MUSL := x86_64-unknown-linux-musl
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build ## a real workload through real Envoy: round robin next to warmpath (KEEP=1, PODS=vllm, ARGS="--help")
@@ -43,7 +43,7 @@ test-kubernetes: build ## discovery on a real API server (the first time builds 
 	$(PY) -m pytest tests/kubernetes -q $(ARGS)
 
 .PHONY: test-istio
-test-istio: build ## the whole way on a real Istio: istiod, agent, Envoy, API server (the first time builds them: Go, 20 minutes)
+test-istio: build ## the whole way on a real Istio: istiod, agent, Envoy, API server (the first time builds them: Go, 25 minutes)
 	$(PY) -m pytest tests/istio -q $(ARGS)
 
 .PHONY: check-istio
@@ -143,5 +143,10 @@ status: ## a cluster: gateway, pods, and how each sidecar sees them (NS=llm-d)
 	@./deploy.sh status
 
 .PHONY: clean
-clean: ## removes what was built; with NS=… what llm-d made on the cluster
-	$(if $(NS),@./deploy.sh clean,cargo clean)
+ifeq ($(origin NS),command line)
+clean:
+	@./deploy.sh clean
+else
+clean: ## what was built. With NS=llm-d: what llm-d made on the cluster
+	cargo clean
+endif

@@ -13,26 +13,27 @@
 #
 #   NS              llm-d                namespace of pods and gateway
 #   WARMPATH_IMAGE                       warmpath's image, as `make push REGISTRY=…` prints it; needed
-#   MODEL           Qwen/Qwen3-8B        what vLLM serves
+#   MODEL           deploy/vllm's        what vLLM serves
 #   IMAGE           deploy/vllm's        vLLM's image
-#   REPLICAS        3                    vLLM pods
+#   REPLICAS        deploy/vllm's        vLLM pods
 #   HF_TOKEN                             for gated models; kept in the Secret llm-d-hf-token
 #   SIM_IMAGE                            simulated pods (warmpath-bench) from this image in place of vLLM: no GPUs
 #   COMPONENTS                           of deploy/vllm/components, such as "gpu-8 model-cache"; openshift by itself
 #   GATEWAY_CLASS   istio                GatewayClass
 #   SERVICE_TYPE                         ClusterIP, where the cluster has no load balancers
 #   MODE            steer                of the filter; shadow: only watch, and then nothing is validated
-#   VALUES                               more values for the Helm chart (a file)
+#   VALUES                               more values for the Helm chart (a file), such as pull secrets
+#   GATEWAY         llm-gateway          of `status` and `validate`: another Gateway of yours
 #   ISTIO_VERSION, GATEWAY_API_VERSION, INFERENCE_EXTENSION_VERSION   what `infra` installs where nothing is there
 #   TIMEOUT         45m                  how long pods may take to load the model
-#   DRY_RUN=1                            prints what it would do, and needs no cluster
+#   DRY_RUN=1                            prints what it would do on a bare, plain Kubernetes; needs no cluster
 #   KUBECTL, HELM                        the programs
 set -euo pipefail
 cd "$(dirname "$0")"
 
 NS=${NS:-llm-d}
-MODEL=${MODEL:-Qwen/Qwen3-8B}
-REPLICAS=${REPLICAS:-3}
+MODEL=${MODEL:-}
+REPLICAS=${REPLICAS:-}
 GATEWAY_CLASS=${GATEWAY_CLASS:-istio}
 MODE=${MODE:-steer}
 TIMEOUT=${TIMEOUT:-45m}
@@ -40,9 +41,11 @@ ISTIO_VERSION=${ISTIO_VERSION:-1.30.0}
 GATEWAY_API_VERSION=${GATEWAY_API_VERSION:-v1.5.1}
 INFERENCE_EXTENSION_VERSION=${INFERENCE_EXTENSION_VERSION:-v1.5.0}
 DRY_RUN=${DRY_RUN:-}
-# What the files in istio/ need: EnvoyFilters and WasmPlugins with targetRefs on a Gateway.
-readonly LEAST_ISTIO=1.27 LEAST_KUBERNETES=1.28
-readonly GATEWAY=llm-gateway
+# Istio: EnvoyFilters with targetRefs, and Envoy's request_body_buffer_limit. Kubernetes: native sidecars.
+readonly LEAST_ISTIO=1.28 LEAST_KUBERNETES=1.29
+# The Gateway of deploy/vllm.
+readonly OWN_GATEWAY=llm-gateway
+GATEWAY=${GATEWAY:-$OWN_GATEWAY}
 # Where the releases are.
 readonly GATEWAY_API=https://github.com/kubernetes-sigs/gateway-api/releases/download
 readonly INFERENCE_EXTENSION=https://github.com/kubernetes-sigs/gateway-api-inference-extension/releases/download
@@ -75,9 +78,18 @@ ask() { [[ -z $DRY_RUN ]] && "$@" 2>/dev/null; }
 at_least() { [[ $(printf '%s\n%s\n' "$2" "${1#v}" | sort -V | head -n 1) == "$2" ]]; }
 has_crd() { ask "$kubectl" get crd "$1" -o name >/dev/null; }
 is_openshift() { has_crd securitycontextconstraints.security.openshift.io || has_crd clusterversions.config.openshift.io; }
+# The version of istiod, by its label or its image's tag; "unknown" where neither tells; nothing without istiod.
 istio_version() {
-  ask "$kubectl" get pods -A -l app=istiod -o 'jsonpath={.items[0].spec.containers[0].image}' | sed -n 's/.*:v\{0,1\}\([0-9][0-9.]*\).*/\1/p'
+  local seen version
+  seen=$(ask "$kubectl" get pods -A -l app=istiod \
+    -o 'jsonpath={.items[0].metadata.labels.app\.kubernetes\.io/version} {.items[0].spec.containers[0].image}') || return 0
+  [[ -n ${seen// /} ]] || return 0
+  version=$(sed -n 's/^v\{0,1\}\([0-9][0-9.]*\).*/\1/p; t; s/@.*//; s/.*:v\{0,1\}\([0-9][0-9.]*\)[^/]*$/\1/p' <<<"$seen")
+  echo "${version:-unknown}"
 }
+# GPUs that one pod wants, and pods, by what is installed.
+gpus_of_a_pod() { if [[ " ${COMPONENTS:-} " == *" gpu-8 "* ]]; then echo 8; else echo 1; fi; }
+pods_wanted() { if [[ -n $REPLICAS ]]; then echo "$REPLICAS"; elif (($(gpus_of_a_pod) == 8)); then echo 2; else echo 3; fi; }
 
 problems=0
 ok() { printf 'ok      %s\n' "$1"; }
@@ -116,18 +128,21 @@ check() {
   version=$(istio_version || true)
   if [[ -z $version ]]; then
     note "no Istio: infra installs $ISTIO_VERSION"
+  elif [[ $version == unknown ]]; then
+    note "Istio is there, of a version that its image does not tell; at least $LEAST_ISTIO is needed"
   elif at_least "$version" "$LEAST_ISTIO"; then
     ok "Istio $version"
   else
     bad "Istio $version, at least $LEAST_ISTIO is needed" "upgrade it; docs/install.md"
   fi
   if [[ -z ${SIM_IMAGE:-} ]]; then
-    local gpus
+    local gpus wanted
+    wanted=$(($(pods_wanted) * $(gpus_of_a_pod)))
     gpus=$("$kubectl" get nodes -o 'jsonpath={range .items[*]}{.status.allocatable.nvidia\.com/gpu}{"\n"}{end}' 2>/dev/null | awk '{sum += $1} END {print sum + 0}')
-    if ((gpus >= REPLICAS)); then
+    if ((gpus >= wanted)); then
       ok "$gpus GPUs on the nodes"
     else
-      bad "$gpus GPUs on the nodes, $REPLICAS pods want one or more each" "docs/gpu.md; fewer REPLICAS; or simulated pods: SIM_IMAGE"
+      bad "$gpus GPUs on the nodes, $(pods_wanted) pods want $wanted" "docs/gpu.md; fewer REPLICAS; or simulated pods: SIM_IMAGE"
     fi
     if [[ -n ${HF_TOKEN:-} ]]; then
       ok "HF_TOKEN"
@@ -137,10 +152,17 @@ check() {
       note "no HF_TOKEN: enough for models that are not gated"
     fi
   fi
+  [[ -x target/dist/warmpath || -n ${WARMPATH:-} ]] || note "target/dist/warmpath is not there, which validates at the end: make build"
   for what in customresourcedefinitions clusterroles namespaces; do
     if ! "$kubectl" auth can-i create "$what" >/dev/null 2>&1; then bad "no right to create $what" "ask a cluster administrator"; fi
   done
   ((problems == 0)) || die "$problems prerequisites are not met"
+}
+
+anyuid() {
+  printf '%s\n' "apiVersion: rbac.authorization.k8s.io/v1" "kind: ClusterRoleBinding" "metadata: {name: warmpath-anyuid-$1}" \
+    "roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: \"system:openshift:scc:anyuid\"}" \
+    "subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: \"system:serviceaccounts:$1\"}]"
 }
 
 infra() {
@@ -164,10 +186,10 @@ infra() {
     echo "Istio $version is there, left as it is. For tags on warmpath's stats its meshConfig needs extraStatTags: istio/README.md"
   else
     if is_openshift; then
-      look_at="$kubectl get scc anyuid; you need cluster-admin"
+      look_at="$kubectl get clusterrole system:openshift:scc:anyuid; you need cluster-admin"
       platform=(--set global.platform=openshift)
-      run "$kubectl" adm policy add-scc-to-group anyuid system:serviceaccounts:istio-system
-      run "$kubectl" adm policy add-scc-to-group anyuid "system:serviceaccounts:$NS"
+      # As `oc adm policy add-scc-to-group anyuid`, for which kubectl has no word. vLLM and the sidecar need none.
+      run_with "$(anyuid istio-system)" "$kubectl" apply -f -
     fi
     look_at="$kubectl get pods -n istio-system; $kubectl logs -n istio-system deployment/istiod"
     run "$helm" upgrade --install istio-base base --repo "$ISTIO_CHARTS" --version "$ISTIO_VERSION" \
@@ -177,6 +199,11 @@ infra() {
   fi
   if [[ $GATEWAY_CLASS == istio ]]; then
     look_at="$kubectl get gatewayclass; $kubectl logs -n istio-system deployment/istiod"
+    # istiod makes it, a moment after it is ready.
+    for ((tries = 0; tries < 60; tries++)); do
+      if [[ -n $DRY_RUN ]] || ask "$kubectl" get gatewayclass "$GATEWAY_CLASS" -o name >/dev/null; then break; fi
+      sleep 2
+    done
     run "$kubectl" wait --for=condition=Accepted "gatewayclass/$GATEWAY_CLASS" --timeout=2m
   fi
   look_at=""
@@ -198,7 +225,7 @@ overlay() {
         for component in "${components[@]}"; do echo "  - ../../deploy/vllm/components/$component"; done
       fi
     fi
-    printf 'replicas: [{name: vllm-decode, count: %d}]\n' "$REPLICAS"
+    [[ -z $REPLICAS ]] || printf 'replicas: [{name: vllm-decode, count: %d}]\n' "$REPLICAS"
     image=${SIM_IMAGE:-${IMAGE:-}}
     if [[ -n $image ]]; then
       local name=docker.io/vllm/vllm-openai
@@ -210,7 +237,9 @@ overlay() {
     if [[ -n ${SERVICE_TYPE:-} ]]; then
       printf '      - {op: add, path: /metadata/annotations, value: {networking.istio.io/service-type: "%s"}}\n' "$SERVICE_TYPE"
     fi
-    if [[ -z ${SIM_IMAGE:-} ]]; then
+    if [[ -z $MODEL ]]; then
+      :
+    elif [[ -z ${SIM_IMAGE:-} ]]; then
       printf '  - patch: |\n      apiVersion: apps/v1\n      kind: Deployment\n      metadata: {name: vllm-decode}\n      spec: {template: {spec: {containers: [{name: vllm, env: [{name: MODEL, value: "%s"}]}]}}}\n' "$MODEL"
     else
       printf '  - target: {kind: Deployment, name: vllm-decode}\n    patch: |\n      - {op: add, path: /spec/template/spec/containers/0/args/-, value: "--model=%s"}\n' "$MODEL"
@@ -264,17 +293,17 @@ llm_d() {
   mapfile -t values < <(image_values)
   [[ -z ${VALUES:-} ]] || more=(--values "$VALUES")
   run "$helm" upgrade --install warmpath deploy/helm/warmpath -n "$NS" "${values[@]}" \
-    --set-string "gateway.name=$GATEWAY,gateway.className=$GATEWAY_CLASS" --set-string "pluginConfig.mode=$MODE" "${more[@]}"
+    --set-string "gateway.name=$OWN_GATEWAY,gateway.className=$GATEWAY_CLASS" --set-string "pluginConfig.mode=$MODE" "${more[@]}"
 
   say "vLLM pods, Service, Gateway, HTTPRoute"
   look_at="$kubectl get events -n $NS --sort-by=.lastTimestamp"
   overlay
   run "$kubectl" apply -k target/deploy
   say "The gateway (until it is programmed)"
-  look_at="$kubectl describe gateway -n $NS $GATEWAY; without load balancers: SERVICE_TYPE=ClusterIP; an image that cannot be pulled: $kubectl get pods -n $NS"
-  run "$kubectl" wait -n "$NS" --for=condition=Programmed "gateway/$GATEWAY" --timeout=5m
-  run "$kubectl" rollout status -n "$NS" "deployment/$GATEWAY-$GATEWAY_CLASS" --timeout=5m
-  say "The pods (until $MODEL is loaded, at most $TIMEOUT)"
+  look_at="$kubectl describe gateway -n $NS $OWN_GATEWAY; without load balancers: SERVICE_TYPE=ClusterIP; an image that cannot be pulled: $kubectl get pods -n $NS"
+  run "$kubectl" wait -n "$NS" --for=condition=Programmed "gateway/$OWN_GATEWAY" --timeout=5m
+  run "$kubectl" rollout status -n "$NS" "deployment/$OWN_GATEWAY-$GATEWAY_CLASS" --timeout=5m
+  say "The pods (until their model is loaded, at most $TIMEOUT)"
   look_at="$kubectl get pods -n $NS -l app.kubernetes.io/name=vllm; their logs; docs/troubleshooting.md"
   run "$kubectl" rollout status -n "$NS" deployment/vllm-decode "--timeout=$TIMEOUT"
   look_at=""
@@ -287,7 +316,7 @@ validate() {
     return
   fi
   look_at="the lines marked FAIL above; docs/troubleshooting.md; ./deploy.sh status"
-  export NS MODEL KUBECTL=$kubectl GATEWAY
+  export NS MODEL KUBECTL=$kubectl GATEWAY GATEWAY_CLASS
   run deploy/validate.sh "$@"
   look_at=""
 }

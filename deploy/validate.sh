@@ -3,7 +3,7 @@
 # validate` and go to it as they are; its exit code is this script's.
 #
 # NS           namespace: the gateway is reached by `kubectl port-forward` to its Service, the sidecar likewise
-# GATEWAY      name of the Gateway, llm-gateway by default; Istio calls its Service GATEWAY-istio
+# GATEWAY      name of the Gateway, llm-gateway by default; Istio calls its Service GATEWAY-GATEWAY_CLASS (istio)
 # GATEWAY_URL  instead of NS: where the gateway is reached from here
 # MODEL        model to ask for; may be left out where there is only one
 # KUBECTL      by default kubectl if it is there, else oc
@@ -48,7 +48,7 @@ if [[ -n ${GATEWAY_URL:-} ]]; then
   options+=(--gateway "$GATEWAY_URL")
 elif [[ -n ${NS:-} ]]; then
   kubectl=${KUBECTL:-$(command -v kubectl || command -v oc)} || { echo "validate.sh: neither kubectl nor oc found" >&2; exit 2; }
-  gateway=${GATEWAY:-llm-gateway}-istio
+  gateway=${GATEWAY:-llm-gateway}-${GATEWAY_CLASS:-istio}
   forward "service/$gateway" 80 || exit 2
   options+=(--gateway "http://$reached")
   if forward "deployment/$gateway" 9464; then

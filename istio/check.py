@@ -5,11 +5,14 @@
     istio/check.py -n NAMESPACE -g GATEWAY
     istio/check.py --config-dump FILE         of `pilot-agent request GET config_dump` or istioctl's `-o json`; - is stdin
 
-Ends with 1 where something is missing, and says what to do. Needs Python 3.9 and nothing else; kubectl for the first two.
+Ends with 1 where something is missing, and says what to do. Needs Python 3.9 and nothing else; kubectl (or
+oc, or what KUBECTL names) for the first two.
 """
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -198,8 +201,13 @@ def _bodies(seen: Dump) -> Finding:
     return Finding(True, f"request_body_buffer_limit on {len(hosts)} virtual host(s)")
 
 
+KUBECTL = os.environ.get("KUBECTL") or shutil.which("kubectl") or shutil.which("oc") or ""
+
+
 def kubectl(*arguments: str) -> str:
-    done = subprocess.run(["kubectl", *arguments], capture_output=True, text=True)
+    if not KUBECTL:
+        sys.exit("neither kubectl nor oc is there; or give a file: --config-dump")
+    done = subprocess.run([KUBECTL, *arguments], capture_output=True, text=True)
     if done.returncode != 0:
         sys.exit(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout

@@ -22,7 +22,7 @@ case "$*" in
   "version -o json") printf '{\n "clientVersion": {"gitVersion": "v9.9.9"},\n "serverVersion": {\n  "gitVersion": "v%s"\n }\n}\n' "${KUBERNETES:-1.33.1}" ;;
   "get crd "*security.openshift.io*|"get crd "*config.openshift.io*) [[ -n ${OPENSHIFT:-} ]] ;;
   "get crd "*) [[ -z ${BARE:-} ]] ;;
-  *"-l app=istiod"*) [[ -n ${BARE:-} ]] || echo "docker.io/istio/pilot:${ISTIO:-1.30.2}" ;;
+  *"-l app=istiod"*) [[ -n ${BARE:-} ]] || echo "${ISTIO:- docker.io/istio/pilot:1.30.2}" ;;
   "get nodes"*) printf '%s\n\n' "${GPUS-8}" ;;
   "get secret"*) [[ -n ${SECRET:-} ]] ;;
   "auth can-i"*) [[ -z ${NO_RIGHTS:-} ]] ;;
@@ -92,7 +92,7 @@ def test_on_a_bare_cluster_it_goes_from_crds_to_validation(run):
         "condition=Programmed gateway/llm-gateway",
         "deployment/llm-gateway-istio",
         "deployment/vllm-decode",
-        "validate NS=llm-d MODEL=Qwen/Qwen3-8B",
+        "validate NS=llm-d MODEL=",
     ), ran.calls
     # The token goes to the cluster and nowhere else.
     assert "hf_secret" not in ran.said
@@ -111,10 +111,12 @@ def test_what_is_there_is_left_as_it_is(run):
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        ({"KUBERNETES": "1.27.9"}, "Kubernetes 1.27.9, at least 1.28"),
-        ({"ISTIO": "1.26.0"}, "Istio 1.26.0, at least 1.27"),
+        ({"KUBERNETES": "1.28.9"}, "Kubernetes 1.28.9, at least 1.29"),
+        ({"ISTIO": " docker.io/istio/pilot:1.26.0-distroless"}, "Istio 1.26.0, at least 1.28"),
+        ({"ISTIO": "v1.27.3 registry.example/pilot@sha256:9abc"}, "Istio 1.27.3, at least 1.28"),
         ({"GPUS": ""}, "0 GPUs on the nodes"),
-        ({"GPUS": "2"}, "2 GPUs on the nodes, 3 pods want"),
+        ({"GPUS": "2"}, "2 GPUs on the nodes, 3 pods want 3"),
+        ({"COMPONENTS": "gpu-8"}, "8 GPUs on the nodes, 2 pods want 16"),
         ({"WARMPATH_IMAGE": ""}, "make push REGISTRY="),
         ({"NO_RIGHTS": "1"}, "no right to create customresourcedefinitions"),
         ({"MODE": "on"}, "off, shadow or steer"),
@@ -141,7 +143,13 @@ def test_a_dry_run_shows_all_steps_and_asks_nobody(run):
 
 def test_openshift_gets_its_platform_and_its_constraints(run):
     ran = run("infra", OPENSHIFT="1", BARE="1")
-    assert ran.order("anyuid system:serviceaccounts:istio-system", "anyuid system:serviceaccounts:llm-d", "global.platform=openshift")
+    assert ran.order("system:openshift:scc:anyuid", "system:serviceaccounts:istio-system", "global.platform=openshift")
+
+
+def test_an_istio_whose_version_is_not_told_is_there_all_the_same(run):
+    ran = run(ISTIO=" registry.example/pilot@sha256:9abc")
+    assert ran.code == 0 and "of a version that its image does not tell" in ran.said
+    assert not [call for call in ran.calls if "istiod --repo" in call]
 
 
 def test_a_step_that_fails_says_what_to_look_at(run):
@@ -156,6 +164,11 @@ def test_status_asks_each_sidecar_and_fails_with_the_sick_one(run):
     ran = run("status", SICK="pod/two")
     assert ran.code == 1 and "docs/troubleshooting.md" in ran.said
     assert ran.order("exec -n llm-d pod/one", "exec -n llm-d pod/two")
+
+
+def test_status_and_validation_may_be_of_another_gateway(run):
+    ran = run("status", GATEWAY="ai-gateway", NS="ml")
+    assert [call for call in ran.calls if "gateway-name=ai-gateway" in call]
 
 
 def test_clean_removes_what_llm_d_made_and_says_what_stays(run):

@@ -28,7 +28,7 @@ PODS = {"model": "Qwen/Qwen3-32B", "kv_tokens": 26_000}
 
 def discovered(stack: Stack) -> list[dict]:
     """The stack's processes, as Kubernetes discovery would list them."""
-    found = [pod(p.address, f"vllm-{i}", "vllm", {"app": "vllm"}) for i, p in enumerate(stack.pods)]
+    found = [pod(p.address, f"vllm-{i}", "vllm", {"app.kubernetes.io/name": "vllm"}) for i, p in enumerate(stack.pods)]
     # Istio's own annotations are on a gateway's pods: they must not have them scraped twice.
     annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "15020"}
     gateway = (f"127.0.0.1:{stack.envoy.admin}", "gateway-0", "istio-proxy", GATEWAY, annotations)

@@ -49,7 +49,7 @@ def other_pods() -> list[dict]:
         pod("127.0.0.1:9090", "picker", "epp", {"inferencepool": "vllm-epp"}),
         pod("127.0.0.1:9002", "picker", "epp", {"inferencepool": "vllm-epp"}),
         pod("127.0.0.1:8080", "stranger", "main", {"app": "web"}),
-        pod("127.0.0.1:8001", "vllm-0", "proxy", {"app": "vllm"}, {"prometheus.io/scrape": "true"}),
+        pod("127.0.0.1:8001", "vllm-0", "proxy", {"app.kubernetes.io/name": "vllm"}, {"prometheus.io/scrape": "true"}),
         pod("127.0.0.1:15090", "other-gateway", "istio-proxy", {"gateway.networking.k8s.io/gateway-name": "other"}),
     ]
 

@@ -35,7 +35,7 @@ def start(versions: list[str], folder: Path, ends: ExitStack) -> Prometheus:
     pods = [RecordedPod(PAGES[version]) for version in versions]
     for one in pods:
         ends.callback(one.stop)
-    listed = [pod(p.address, f"vllm-{i}", "vllm", {"app": "vllm"}) for i, p in enumerate(pods)]
+    listed = [pod(p.address, f"vllm-{i}", "vllm", {"app.kubernetes.io/name": "vllm"}) for i, p in enumerate(pods)]
     ports = {";8000": f";({'|'.join(p.address.rsplit(':', 1)[1] for p in pods)})"}
     prometheus = Prometheus(folder, on_this_machine(shipped_config(), listed, ports, RULES))
     ends.callback(prometheus.stop)
@@ -82,7 +82,7 @@ def test_a_pod_with_both_names_is_counted_once(tmp_path):
     ]
     page.write_text("\n".join(lines + newer) + "\n")
     both = RecordedPod(page)
-    listed = [pod(both.address, "vllm-0", "vllm", {"app": "vllm"})]
+    listed = [pod(both.address, "vllm-0", "vllm", {"app.kubernetes.io/name": "vllm"})]
     config = on_this_machine(shipped_config(), listed, {";8000": f";{both.address.rsplit(':', 1)[1]}"}, [])
     prometheus = Prometheus(tmp_path, config)
     try:
