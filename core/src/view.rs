@@ -398,6 +398,13 @@ impl View {
         self.in_flight.len()
     }
 
+    /// Those of one Envoy process. When that is gone, nobody else tells of their end.
+    #[must_use]
+    pub fn in_flight_of(&self, origin: Origin) -> Vec<RequestId> {
+        let of = self.in_flight.keys().filter(|(from, _)| *from == origin.0);
+        of.map(|(_, number)| RequestId { origin, number: *number }).collect()
+    }
+
     /// Learned bytes a token and prefill rate (tokens a second).
     #[must_use]
     pub fn learned(&self) -> (f64, f64) {

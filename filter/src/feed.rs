@@ -172,6 +172,7 @@ impl Feed {
             },
             Some(proto::down::Kind::Records(message)) => {
                 let room = MAX_WAITING.saturating_sub(lead.waiting.len());
+                stats.add(Counter::JournalLost, message.slots.len().saturating_sub(room) as u64);
                 lead.waiting.extend(message.slots.into_iter().take(room));
             }
             None => {}

@@ -12,6 +12,9 @@ use warmpath_core::units::Origin;
 const MAX_SLOTS: usize = 16_384;
 const MAX_BYTES: usize = 32 << 20;
 
+/// Slots that a new reader gets: a few seconds of a busy gateway.
+const TAIL: u64 = 2_048;
+
 /// What one read gives at most.
 const READ_SLOTS: usize = 512;
 const READ_BYTES: usize = 256 << 10;
@@ -107,12 +110,16 @@ impl Exchange {
         self.end.subscribe()
     }
 
-    /// From where a reader that has read up to a position can go on, and how many slots it has lost.
+    /// From where a reader can go on, and how many slots it has lost since `mark`, up to where it has read. One without
+    /// a mark, or with one that was never reached, begins [`TAIL`] slots before the end: what was routed while it came
+    /// to be connected is among them.
     #[must_use]
-    pub fn resume(&self, from: u64) -> (u64, u64) {
+    pub fn resume(&self, mark: Option<u64>) -> (u64, u64) {
         let kept = self.lock();
-        let start = from.clamp(kept.first, kept.end());
-        (start, start.saturating_sub(from))
+        match mark.filter(|mark| *mark <= kept.end()) {
+            Some(mark) => (mark.max(kept.first), kept.first.saturating_sub(mark)),
+            None => (kept.end().saturating_sub(TAIL).max(kept.first), 0),
+        }
     }
 
     /// Reads from a position on, as much as fits into a message. A position that was never reached reads as the end.
@@ -162,7 +169,9 @@ mod tests {
     fn what_is_kept_is_bounded_and_a_slow_reader_is_told() {
         let exchange = Exchange::default();
         exchange.add(&key(), Source::Peer, slots(&vec![1; MAX_SLOTS + 5]));
-        assert_eq!((exchange.read(2).lost, exchange.resume(2)), (3, (5, 3)));
+        assert_eq!((exchange.read(2).lost, exchange.resume(Some(2))), (3, (5, 3)));
+        assert_eq!(exchange.resume(Some(7)), (7, 0));
+        assert_eq!(exchange.resume(None), (MAX_SLOTS as u64 + 5 - TAIL, 0));
         exchange.add(&key(), Source::Peer, slots(&[MAX_BYTES]));
         let read = exchange.read(exchange.end() - 1);
         assert_eq!((read.entries.len(), read.lost), (1, 0));
@@ -183,7 +192,7 @@ mod tests {
         let exchange = Exchange::default();
         exchange.add(&key(), Source::Peer, slots(&[1]));
         assert_eq!(exchange.read(99), Read { next: 1, ..Read::default() });
-        assert_eq!(exchange.resume(99), (1, 0));
+        assert_eq!(exchange.resume(Some(99)), (0, 0), "as one that is new");
     }
 
     #[tokio::test]

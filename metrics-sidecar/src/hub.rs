@@ -1,4 +1,4 @@
-//! What all streams, to Envoys and to peers, share; and the two ways in which records enter this process.
+//! What all streams, to Envoys and to peers, share; and the ways in which records enter this process.
 
 use crate::clock::{Clock, wall};
 use crate::exchange::{Exchange, Source};
@@ -9,8 +9,10 @@ use crate::peers::Peers;
 use crate::records::{ClockOffset, packed};
 use crate::table::{Published, Tables};
 use bytes::Bytes;
+use std::collections::HashSet;
 use std::sync::Arc;
 use warmpath_core::journal::{Body, Record, decode_slot};
+use warmpath_core::prefix::MAX_BOUNDARIES;
 use warmpath_core::units::Origin;
 
 /// The shared.
@@ -62,24 +64,47 @@ impl Hub {
     }
 
     /// Takes what a peer's Envoys routed. Dropped where no Envoy here has such a view: one that comes later asks for
-    /// all. Also dropped is what an Envoy of this sidecar routed itself, whoever sends it back.
-    pub fn take_routed(&self, key: &Key, clock: ClockOffset, slots: &[Bytes]) {
-        let Some(memory) = self.memories.get(key) else { return };
+    /// all. Also dropped is what an Envoy of this sidecar routed itself, whoever sends it back. Gives whose it was.
+    pub fn take_routed(&self, key: &Arc<Key>, clock: ClockOffset, slots: &[Bytes]) -> HashSet<Origin> {
+        let Some(memory) = self.memories.get(key) else { return HashSet::new() };
         let own: Vec<Origin> = self.open.all().iter().map(|stream| stream.origin).collect();
         let is_foreign = |record: &Record| {
             !own.contains(&record.request.origin) && !matches!(record.body, Body::Table { .. } | Body::RefillWanted)
         };
         let records = self.read(clock, slots, is_foreign);
         self.fold(&memory, &records);
-        self.exchange.add(&Arc::new(key.clone()), Source::Peer, packed(&records));
+        self.exchange.add(key, Source::Peer, packed(&records));
+        records.iter().map(|record| record.request.origin).collect()
     }
 
-    /// Takes a part of all that a peer knows. Gives it back by this host's clock, for the Envoys that are connected.
-    pub fn take_refill(&self, memory: &Shared, clock: ClockOffset, slots: &[Bytes]) -> Vec<Bytes> {
+    /// Takes a part of all that a peer knows.
+    pub fn take_refill(&self, memory: &Shared, clock: ClockOffset, slots: &[Bytes]) {
         let is_warmth = |record: &Record| matches!(record.body, Body::Warm { .. } | Body::Stored { .. });
         let records = self.read(clock, slots, is_warmth);
         self.fold(memory, &records);
-        packed(&records)
+    }
+
+    /// An Envoy is gone, here or behind a peer: its requests are over, which nobody else would say. What they computed
+    /// stays warm.
+    pub fn gone(&self, key: &Arc<Key>, origin: Origin, source: Source) {
+        let Some(memory) = self.memories.get(key) else { return };
+        let over = |request| {
+            let body = Body::Done { prompt: None, cached: None, output: None };
+            Record { request, at: wall(), body }
+        };
+        let requests = memory.lock().view().in_flight_of(origin);
+        if requests.is_empty() {
+            return;
+        }
+        tracing::info!(
+            plugin = key.0,
+            origin = origin.0,
+            requests = requests.len(),
+            "an Envoy is gone, with its requests"
+        );
+        let records: Vec<Record> = requests.into_iter().map(over).collect();
+        self.fold(&memory, &records);
+        self.exchange.add(key, source, packed(&records));
     }
 
     /// The newest table.
@@ -91,9 +116,12 @@ impl Hub {
     fn read(&self, clock: ClockOffset, slots: &[Bytes], wanted: impl Fn(&Record) -> bool) -> Vec<Record> {
         let mut records = Vec::new();
         for slot in slots {
+            // A broken peer must not fill every ring and index here.
             match decode_slot(slot) {
-                Ok(some) => records.extend(some.into_iter().filter(&wanted)),
-                Err(_) => {
+                Ok(some) if some.iter().all(|record| boundaries(record) <= MAX_BOUNDARIES) => {
+                    records.extend(some.into_iter().filter(&wanted));
+                }
+                _ => {
                     self.peer_metrics.bad.inc();
                 }
             }
@@ -109,5 +137,14 @@ impl Hub {
             memory.sync(&published, wall());
         }
         memory.fold_records(records, wall());
+    }
+}
+
+fn boundaries(record: &Record) -> usize {
+    match &record.body {
+        Body::Route { boundaries, .. } | Body::Extend { boundaries, .. } | Body::Warm { boundaries, .. } => {
+            boundaries.len()
+        }
+        _ => 0,
     }
 }

@@ -13,13 +13,22 @@ use warmpath_sidecar::shutdown;
 use warmpath_sidecar::sidecar::Sidecar;
 use warmpath_sidecar::validate;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Sidecar(args) => done(run(&args).await.map(|()| ExitCode::SUCCESS)),
-        Command::Status(args) => done(print_status(&args).await),
-        Command::Validate(args) => done(validate::run(&args).await),
-    }
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return done(Err(format!("no runtime: {error}"))),
+    };
+    let code = runtime.block_on(async {
+        match command {
+            Command::Sidecar(args) => done(run(&args).await.map(|()| ExitCode::SUCCESS)),
+            Command::Status(args) => done(print_status(&args).await),
+            Command::Validate(args) => done(validate::run(&args).await),
+        }
+    });
+    // A look-up of a name cannot be called off, and would hold the process for as long as the resolver takes.
+    runtime.shutdown_background();
+    code
 }
 
 fn done(result: Result<ExitCode, String>) -> ExitCode {

@@ -116,7 +116,8 @@ impl Memory {
             clock.apply(&mut records);
             self.fold_records(&records, now);
             if records.len() == all && clock.is_none() {
-                new.push(slot.clone());
+                // A copy: the slot is a part of the whole message, which would be kept with it.
+                new.push(Bytes::copy_from_slice(slot));
             } else if !records.is_empty() {
                 new.push(encode_slot(&records).into());
             }
@@ -133,16 +134,17 @@ impl Memory {
         }
     }
 
-    /// Up to where an Envoy was told what others routed, when its last stream ended.
-    #[must_use]
-    pub fn told(&self, origin: Origin) -> Option<u64> {
-        self.positions.get(&origin)?.told
+    /// Up to where an Envoy was told what others routed, when its last stream ended. Taken out: a stream that begins
+    /// while another of the same Envoy is open knows nothing of where that one is.
+    pub fn take_told(&mut self, origin: Origin) -> Option<u64> {
+        self.positions.get_mut(&origin)?.told.take()
     }
 
     /// Keeps that for its next stream.
     pub fn set_told(&mut self, origin: Origin, told: u64, now: Millis) {
-        let next = self.positions.get(&origin).and_then(|known| known.next);
-        self.remember(origin, Position { next, told: Some(told), seen_at: now });
+        let known = self.positions.get(&origin).copied();
+        let told = known.and_then(|known| known.told).map_or(told, |other| other.max(told));
+        self.remember(origin, Position { next: known.and_then(|k| k.next), told: Some(told), seen_at: now });
     }
 
     fn remember(&mut self, origin: Origin, position: Position) {
@@ -172,7 +174,7 @@ impl Memory {
 #[derive(Debug, Default)]
 pub struct Shared {
     memory: Mutex<Memory>,
-    from_peers: watch::Sender<Arc<Vec<Bytes>>>,
+    from_peers: watch::Sender<u64>,
 }
 
 impl Shared {
@@ -181,10 +183,15 @@ impl Shared {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What peers told of all that they know, each time whole: for the Envoys that are connected.
+    /// A peer has told all that it knows, which the Envoys that are connected should know as well.
+    pub fn filled_by_peer(&self) {
+        self.from_peers.send_modify(|n| *n += 1);
+    }
+
+    /// Tells when a peer has.
     #[must_use]
-    pub fn from_peers(&self) -> &watch::Sender<Arc<Vec<Bytes>>> {
-        &self.from_peers
+    pub fn fillings(&self) -> watch::Receiver<u64> {
+        self.from_peers.subscribe()
     }
 }
 
@@ -358,13 +365,18 @@ mod tests {
     fn an_envoy_that_comes_back_goes_on_where_it_was_told() {
         let mut memory = memory();
         fold(&mut memory, ORIGIN, 0, &[route(1)], 9);
-        assert_eq!(memory.told(ORIGIN), None);
+        assert_eq!(memory.take_told(ORIGIN), None);
         memory.set_told(ORIGIN, 17, Millis(9));
         fold(&mut memory, ORIGIN, 1, &[route(2)], 9);
-        assert_eq!((memory.told(ORIGIN), memory.told(Origin(8))), (Some(17), None));
+        assert_eq!((memory.take_told(ORIGIN), memory.take_told(Origin(8))), (Some(17), None));
+        assert_eq!(memory.take_told(ORIGIN), None, "another stream has it");
+        // Two streams of one Envoy: the one that was further counts.
+        memory.set_told(ORIGIN, 30, Millis(9));
+        memory.set_told(ORIGIN, 20, Millis(9));
+        assert_eq!(memory.take_told(ORIGIN), Some(30));
         // Also one that has routed nothing yet.
         memory.set_told(Origin(8), 3, Millis(9));
-        assert_eq!(memory.told(Origin(8)), Some(3));
+        assert_eq!(memory.take_told(Origin(8)), Some(3));
         assert_eq!(fold(&mut memory, Origin(8), 5, &[route(3)], 9).lost, 0);
     }
 

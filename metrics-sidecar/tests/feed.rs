@@ -82,9 +82,11 @@ async fn a_lapped_vm_asks_through_the_journal() {
     let mut envoy = Envoy::connect(&sidecar, hello(1, "p", false, 5)).await;
     let (table, _) = envoy.table(|_| true).await;
     let id = table.endpoints[0].id;
+    // This sidecar has told it nothing yet, so it says all that it knows, which is nothing.
+    assert!(envoy.refill().await.is_empty());
     envoy.journal(0, vec![route(1, 1, id), slot(1, 0, Body::RefillWanted)]).await;
     assert_eq!(hashes(&envoy.refill().await), [1, 1 << 32]);
-    until(&sidecar, "warmpath_sidecar_refills_sent_total 1").await;
+    until(&sidecar, "warmpath_sidecar_refills_sent_total 2").await;
 }
 
 #[tokio::test]

@@ -32,17 +32,18 @@ fn route(origin: u64, number: u64, endpoint: EndpointId) -> Vec<u8> {
     slot(origin, number, wall(), Body::Route { endpoint, bytes: 400, stream: true, boundaries })
 }
 
-/// What an Envoy was told until it knows these requests or warm prefixes; nothing else may come.
+/// What an Envoy was told until it knows these requests or warm prefixes; nothing else may come, and no request twice.
 async fn told(envoy: &mut Envoy, wanted: &[u64]) -> Vec<Record> {
     let wanted: BTreeSet<u64> = wanted.iter().copied().collect();
-    let (mut records, mut seen) = (Vec::new(), BTreeSet::new());
+    let (mut records, mut seen, mut requests) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     while seen != wanted {
         if let down::Kind::Records(Records { slots, .. }) = envoy.next().await {
             for record in slots.iter().flat_map(|slot| decode_slot(slot).unwrap()) {
                 match &record.body {
                     Body::Warm { boundaries, .. } => seen.extend(boundaries.iter().map(|b| b.hash.0)),
-                    _ => assert!(seen.insert(record.request.number), "told twice: {record:?}"),
+                    _ => assert!(requests.insert(record.request.number), "told twice: {record:?}"),
                 }
+                seen.extend(&requests);
                 records.push(record);
             }
         }
@@ -138,7 +139,7 @@ async fn a_stream_that_breaks_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn moments_are_told_as_ages_so_that_clocks_need_not_agree() {
+async fn moments_are_moved_so_that_clocks_need_not_agree() {
     let pod = Pod::start(page(7, 0)).await;
     let sidecar = Running::start(&[&pod], &[]).await;
     let (mut here, id) = connected(&sidecar, 1).await;
@@ -154,6 +155,49 @@ async fn moments_are_told_as_ages_so_that_clocks_need_not_agree() {
     assert!((500..5_000).contains(&wall().0.abs_diff(seen.0)), "{seen:?}");
     let seen = told(&mut there, &[6]).await[0].at;
     assert!((500..5_000).contains(&(wall().0 + ahead).abs_diff(seen.0)), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_peer_that_knows_nothing_does_not_end_the_asking() {
+    let pod = Pod::start(page(7, 0)).await;
+    let empty = Running::start(&[&pod], &with("127.0.0.1:1", &[])).await;
+    let _idle = connected(&empty, 1).await;
+    let old = Running::start(&[&pod], &with("127.0.0.1:1", &[])).await;
+    let (envoy, id) = connected(&old, 2).await;
+    envoy.journal(0, vec![route(2, 10, id)]).await;
+    until(&old, "journal_records_total", 1.0).await;
+    // The empty one is there first.
+    let relay = common::Relay::start(old.peers()).await;
+    relay.cut().await;
+    let peers = format!("{};{}", empty.peers(), relay.address);
+    let new = Running::start(&[&pod], &with(&peers, &[])).await;
+    let (mut joining, _) = connected(&new, 3).await;
+    until(&new, "peers_connected", 1.0).await;
+    relay.mend();
+    told(&mut joining, &[10]).await;
+}
+
+#[tokio::test]
+async fn the_requests_of_an_envoy_that_is_gone_are_over_everywhere_and_stay_warm() {
+    let pod = Pod::start(page(7, 0)).await;
+    let a = Running::start(&[&pod], &with("127.0.0.1:1", &[])).await;
+    let b = Running::start(&[&pod], &with(&a.peers(), &[])).await;
+    let (envoy_a, id) = connected(&a, 1).await;
+    let (mut envoy_b, _) = connected(&b, 2).await;
+    until(&b, "peers_connected", 1.0).await;
+    envoy_a.journal(0, vec![route(1, 10, id)]).await;
+    told(&mut envoy_b, &[10]).await;
+    let in_flight = "view_in_flight{plugin=\"p\",fingerprint=\"0000000000000005\"}";
+    let entries = in_flight.replace("in_flight", "entries");
+    until(&b, in_flight, 1.0).await;
+    drop(envoy_a);
+    let began = Instant::now();
+    while metric(&b, in_flight).await != 0.0 {
+        assert!(began.elapsed() < 2 * LONG);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(5), "a feed that only breaks ends nothing");
+    assert_eq!((metric(&a, in_flight).await, metric(&b, &entries).await), (0.0, 1.0));
 }
 
 #[tokio::test]

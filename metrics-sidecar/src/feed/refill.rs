@@ -36,9 +36,10 @@ impl Refill {
         Self { rest: slots.into() }
     }
 
-    /// More that is to be sent.
-    pub fn extend(&mut self, slots: impl IntoIterator<Item = Bytes>) {
-        self.rest.extend(slots);
+    /// Whether nothing is left to be sent.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
     }
 
     /// The next message; its `refill_done` tells whether it is the last.

@@ -31,8 +31,14 @@ const FIRST_TABLE: Duration = Duration::from_secs(4);
 
 type Out = mpsc::Sender<Result<Down, Status>>;
 
+/// An Envoy whose streams have been gone for this long is gone itself.
+const GONE: Duration = Duration::from_secs(10);
+
+/// How long journal messages that have arrived are still read when this process ends.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
 /// Serves a stream until it, its reader or this process ends.
-pub async fn serve(hub: &Hub, peer: String, mut inbound: Streaming<Up>, out: Out, shutdown: Shutdown) {
+pub async fn serve(hub: &Arc<Hub>, peer: String, mut inbound: Streaming<Up>, out: Out, shutdown: Shutdown) {
     let hello = match timeout(HELLO, inbound.message()).await {
         Ok(Ok(Some(Up { kind: Some(up::Kind::Hello(hello)) }))) => hello,
         Ok(Ok(Some(_))) => return refuse(hub, &out, &peer, Status::invalid_argument("expected Hello first")),
@@ -67,6 +73,13 @@ pub async fn serve(hub: &Hub, peer: String, mut inbound: Streaming<Up>, out: Out
     let session = Session { hub, key, memory, origin, clock, ticket, out };
     let why = session.run(&hello, inbound, shutdown).await;
     tracing::info!(peer = session.ticket.info.peer, plugin = hello.plugin, origin = hello.origin, why, "feed ended");
+    let (hub, key) = (Arc::clone(hub), Arc::clone(&session.key));
+    tokio::spawn(async move {
+        tokio::time::sleep(GONE).await;
+        if !hub.open.all().iter().any(|stream| stream.origin == origin) {
+            hub.gone(&key, origin, Source::Envoy(origin));
+        }
+    });
 }
 
 fn refuse(hub: &Hub, out: &Out, peer: &str, status: Status) {
@@ -89,17 +102,28 @@ struct Session<'a> {
 
 impl Session<'_> {
     async fn run(&self, hello: &Hello, inbound: Streaming<Up>, shutdown: Shutdown) -> String {
-        // A new Envoy is refilled with all that was before.
-        let told = self.memory.lock().told(self.origin).filter(|_| !hello.want_refill);
-        let mut told = told.unwrap_or_else(|| self.hub.exchange.end());
-        let why = self.exchange(hello, inbound, shutdown, &mut told).await;
-        self.memory.lock().set_told(self.origin, told, wall());
+        let told = self.memory.lock().take_told(self.origin).filter(|_| !hello.want_refill);
+        // One that is new, or that this sidecar has told nothing, gets all that is known, and goes on from there.
+        let all = told.is_none();
+        let (mut told, mut refilled) = (told.unwrap_or_else(|| self.hub.exchange.end()), !all);
+        let why = self.exchange(all, inbound, shutdown, &mut told, &mut refilled).await;
+        if refilled {
+            self.memory.lock().set_told(self.origin, told, wall());
+        }
         why
     }
 
-    async fn exchange(&self, hello: &Hello, mut inbound: Streaming<Up>, shutdown: Shutdown, told: &mut u64) -> String {
+    /// `told` is up to where Envoy was told, `refilled` whether no refill is due or under way.
+    async fn exchange(
+        &self,
+        all: bool,
+        mut inbound: Streaming<Up>,
+        shutdown: Shutdown,
+        told: &mut u64,
+        refilled: &mut bool,
+    ) -> String {
         let mut ends = self.hub.exchange.ends();
-        let mut from_peers = self.memory.from_peers().subscribe();
+        let mut fillings = self.memory.fillings();
         let mut tables = self.hub.tables.clone();
         let mut ended = pin!(shutdown.wait());
         let mut pace = interval(refill::pace(self.hub.refill_rate));
@@ -109,11 +133,20 @@ impl Session<'_> {
         let first_table = Instant::now() + FIRST_TABLE;
         let mut may_fold = table_due;
         let mut refill: Option<Refill> = None;
-        let mut refill_at = hello.want_refill.then(Instant::now);
+        let mut refill_at = all.then(Instant::now);
         let mut refill_began: Option<Instant> = None;
         loop {
+            *refilled = refill.is_none() && refill_at.is_none();
             tokio::select! {
-                () = &mut ended => return "shutdown".to_owned(),
+                () = &mut ended => {
+                    // What has arrived is lost otherwise: Envoy counts it as sent.
+                    while let Ok(Ok(Some(Up { kind: Some(up::Kind::Journal(journal)) }))) =
+                        timeout(LAST_WORDS, inbound.message()).await
+                    {
+                        self.fold(&journal);
+                    }
+                    return "shutdown".to_owned();
+                }
                 () = self.out.closed() => return "closed by Envoy".to_owned(),
                 message = inbound.message(), if may_fold => {
                     let wanted = match message {
@@ -141,12 +174,11 @@ impl Session<'_> {
                     }
                     routed_due = true;
                 }
-                changed = from_peers.changed() => {
+                changed = fillings.changed() => {
                     if changed.is_err() {
                         return "no more peers".to_owned();
                     }
-                    let slots = self.for_envoy(from_peers.borrow_and_update().iter().cloned());
-                    refill.get_or_insert_with(|| Refill::new(Vec::new())).extend(slots);
+                    refill_at = refill_at.or(Some(Self::next_refill(refill_began)));
                 }
                 // Records about endpoints that no table has named yet would be lost, so the table goes first.
                 permit = self.out.reserve(), if routed_due && may_fold && !table_due => {
@@ -180,10 +212,13 @@ impl Session<'_> {
                 () = sleep_until(refill_at.unwrap_or(first_table)),
                     if refill_at.is_some() && refill.is_none() && may_fold && !table_due =>
                 {
-                    (refill_at, refill_began) = (None, Some(Instant::now()));
-                    refill = Some(self.refill().await);
+                    let next = self.refill().await;
+                    refill_at = None;
+                    // One that says nothing costs the ring nothing, and need not hold up the next.
+                    refill_began = if next.is_empty() { refill_began } else { Some(Instant::now()) };
+                    refill = Some(next);
                 }
-                _ = pace.tick(), if refill.is_some() => {
+                _ = pace.tick(), if refill.is_some() && !table_due => {
                     // A full queue: the reader is slow, the next tick tries again.
                     if let (Some(rest), Ok(permit)) = (&mut refill, self.out.try_reserve()) {
                         let records = rest.next_message();

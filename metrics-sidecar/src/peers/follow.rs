@@ -5,15 +5,15 @@ use super::proto::peers_client::PeersClient;
 use super::proto::{Ask, Hello, Refill, RefillWanted, Routed, Tell, View, ask, tell};
 use crate::clock::wall;
 use crate::discovery::kubernetes::explain::chain;
+use crate::exchange::Source;
 use crate::hub::Hub;
 use crate::memory::{Key, PeersAsked, Shared};
 use crate::records::ClockOffset;
-use bytes::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Endpoint;
@@ -33,6 +33,18 @@ const WAITS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// After a stream that lived this long, waits begin anew.
 const LIVED: Duration = Duration::from_secs(5);
 
+/// A peer that has been away for this long is gone, and its Envoys with it.
+const GONE: Duration = Duration::from_secs(10);
+
+/// Envoys of one peer that are remembered: it has one, or some while it is upgraded.
+const MAX_ENVOYS: usize = 256;
+
+/// How long a peer may take from one part of a refill to the next.
+const REFILL: Duration = Duration::from_secs(10);
+
+/// How often a peer is asked about all views, however much is lost.
+const ASK_ALL_EVERY: Duration = Duration::from_secs(10);
+
 /// Questions that may wait to be sent.
 const ASKS: usize = 32;
 
@@ -47,10 +59,13 @@ enum Ended {
 /// Follows the peer at `address`. Ends only when it turns out to be this sidecar.
 pub async fn run(hub: Arc<Hub>, address: String, secret: Secret) {
     let mut wait = WAITS.0;
+    let mut envoys = Envoys { hub: Arc::clone(&hub), heard: HashSet::new() };
+    let mut lost: Option<Instant> = None;
     loop {
         let began = Instant::now();
-        let mut follower = Follower { hub: &hub, address: &address, asked: HashSet::new(), refills: HashMap::new() };
+        let mut follower = Follower::new(&hub, &address, &mut envoys);
         let ended = follower.run(&secret).await.unwrap_or_else(Ended::Failed);
+        let was_connected = follower.is_connected;
         drop(follower);
         let error = match ended {
             Ended::Own => {
@@ -67,6 +82,13 @@ pub async fn run(hub: Arc<Hub>, address: String, secret: Secret) {
         if hub.peers.failed(&address, &error, hub.clock.now()) {
             tracing::warn!(peer = %address, error, "peer not followed");
         }
+        let now = Instant::now();
+        let since = *lost.get_or_insert(now);
+        if was_connected {
+            lost = Some(now);
+        } else if now.duration_since(since) >= GONE {
+            envoys.are_gone();
+        }
         if began.elapsed() >= LIVED {
             wait = WAITS.0;
         }
@@ -76,16 +98,64 @@ pub async fn run(hub: Arc<Hub>, address: String, secret: Secret) {
     }
 }
 
+/// The Envoys behind a peer. When it is gone, or discovery knows it no more, they are.
+struct Envoys {
+    hub: Arc<Hub>,
+    heard: HashSet<(Arc<Key>, Origin)>,
+}
+
+impl Envoys {
+    fn heard(&mut self, key: &Arc<Key>, origins: HashSet<Origin>) {
+        if self.heard.len() < MAX_ENVOYS {
+            self.heard.extend(origins.into_iter().map(|origin| (Arc::clone(key), origin)));
+        }
+    }
+
+    fn are_gone(&mut self) {
+        for (key, origin) in self.heard.drain() {
+            self.hub.gone(&key, origin, Source::Peer);
+        }
+    }
+}
+
+impl Drop for Envoys {
+    fn drop(&mut self) {
+        self.are_gone();
+    }
+}
+
 struct Follower<'a> {
     hub: &'a Hub,
     address: &'a str,
+    envoys: &'a mut Envoys,
+    is_connected: bool,
     /// Views that this peer was asked about.
     asked: HashSet<Key>,
-    /// Refills that are coming in.
-    refills: HashMap<Key, (Arc<Shared>, Vec<Bytes>)>,
+    /// Something was lost: it is to be asked about all.
+    lost: bool,
+    /// When it was last asked about all.
+    asked_all: Option<Instant>,
+    /// Views of which refills are coming in.
+    refills: HashMap<Key, Arc<Shared>>,
+    /// Until when more of them must have come.
+    refill_due: Option<Instant>,
 }
 
-impl Follower<'_> {
+impl<'a> Follower<'a> {
+    fn new(hub: &'a Hub, address: &'a str, envoys: &'a mut Envoys) -> Self {
+        Self {
+            hub,
+            address,
+            envoys,
+            is_connected: false,
+            asked: HashSet::new(),
+            lost: false,
+            asked_all: None,
+            refills: HashMap::new(),
+            refill_due: None,
+        }
+    }
+
     async fn run(&mut self, secret: &Secret) -> Result<Ended, String> {
         // Its records are about endpoints; those of which no table has told would be lost.
         let mut tables = self.hub.tables.clone();
@@ -95,11 +165,7 @@ impl Follower<'_> {
         let endpoint = endpoint.http2_keep_alive_interval(PING).keep_alive_timeout(PING).keep_alive_while_idle(true);
         let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
         let (asks, up) = mpsc::channel(ASKS);
-        let hello = Hello {
-            sidecar: self.hub.own.0,
-            uptime_ms: self.hub.clock.now().0.saturating_sub(self.hub.clock.started_at().0),
-            marks: self.hub.peers.marks(),
-        };
+        let hello = Hello { sidecar: self.hub.own.0, marks: self.hub.peers.marks() };
         say(&asks, ask::Kind::Hello(hello)).await?;
         let mut request = Request::new(ReceiverStream::new(up));
         if let Some(secret) = secret.get() {
@@ -121,99 +187,116 @@ impl Follower<'_> {
         if !self.hub.peers.connected(self.address, peer, self.hub.clock.now()) {
             return Ok(Ended::Twice);
         }
+        self.is_connected = true;
         self.hub.peer_metrics.connected.inc();
         tracing::info!(peer = self.address, sidecar = peer.0, lost = welcome.lost, "peer followed");
         self.hub.peers.heard(self.address, peer, welcome.next, 0);
         let mut views = self.hub.memories.changes();
-        self.ask(&asks, self.note_lost(welcome.lost)).await?;
+        self.note_lost(welcome.lost);
+        self.ask(&asks).await?;
         loop {
+            let later = Instant::now() + ASK_ALL_EVERY;
             tokio::select! {
                 message = down.message() => match message.map_err(|status| said(&status))?.map(|tell| tell.kind) {
                     Some(Some(tell::Kind::Routed(routed))) => {
                         self.take(&routed, peer);
-                        if self.note_lost(routed.lost) {
-                            self.ask(&asks, true).await?;
-                        }
+                        self.note_lost(routed.lost);
                     }
-                    Some(Some(tell::Kind::Refill(refill))) => self.refill(refill),
+                    Some(Some(tell::Kind::Refill(refill))) => self.refill(&refill),
                     // A second welcome or a kind of a later version: nothing that this version has to act on.
                     Some(_) => {}
                     None => return Err("closed by the peer".to_owned()),
                 },
-                changed = views.changed() => {
-                    changed.map_err(|_| "this sidecar ends".to_owned())?;
-                    self.ask(&asks, false).await?;
+                changed = views.changed() => changed.map_err(|_| "this sidecar ends".to_owned())?,
+                () = sleep_until(later), if self.lost => {}
+                () = sleep_until(self.refill_due.unwrap_or(later)), if self.refill_due.is_some() => {
+                    return Err(format!("no refill within {} s", REFILL.as_secs()));
                 }
             }
+            self.ask(&asks).await?;
         }
     }
 
-    /// Asks about views that no peer has told of yet; about `all` of them after a loss.
-    async fn ask(&mut self, asks: &mpsc::Sender<Ask>, all: bool) -> Result<(), String> {
-        for (key, shared, _) in self.hub.memories.all() {
-            let is_new = !self.asked.contains(&key);
-            let wanted = match shared.lock().peers_asked {
-                PeersAsked::Now => false,
-                PeersAsked::No => is_new || all,
-                PeersAsked::Done => all,
-            };
-            if !wanted {
-                continue;
+    /// Asks about views that no peer has told of yet; after a loss, and not too often, about all.
+    async fn ask(&mut self, asks: &mpsc::Sender<Ask>) -> Result<(), String> {
+        let views = self.hub.memories.all();
+        // One that is gone and comes back is a new one.
+        self.asked.retain(|key| views.iter().any(|(known, ..)| known == key));
+        let all = self.lost && self.asked_all.is_none_or(|at| at.elapsed() >= ASK_ALL_EVERY);
+        let mut busy = false;
+        for (key, shared, _) in views {
+            {
+                let mut memory = shared.lock();
+                let is_wanted = match memory.peers_asked {
+                    PeersAsked::Now => false,
+                    PeersAsked::No => all || !self.asked.contains(&key),
+                    PeersAsked::Done => all,
+                };
+                busy |= memory.peers_asked == PeersAsked::Now;
+                if !is_wanted {
+                    continue;
+                }
+                memory.peers_asked = PeersAsked::Now;
             }
-            shared.lock().peers_asked = PeersAsked::Now;
             self.asked.insert(key.clone());
             let view = View { plugin: key.0.clone(), fingerprint: key.1 };
-            self.refills.insert(key, (shared, Vec::new()));
+            self.refills.insert(key, shared);
+            self.refill_due = Some(Instant::now() + REFILL);
             say(asks, ask::Kind::RefillWanted(RefillWanted { view: Some(view) })).await?;
+        }
+        if all {
+            self.asked_all = Some(Instant::now());
+            // What another peer is being asked about is asked again of this one, which alone has what was lost.
+            self.lost = busy;
         }
         Ok(())
     }
 
-    fn take(&self, routed: &Routed, peer: Origin) {
+    fn take(&mut self, routed: &Routed, peer: Origin) {
         let clock = ClockOffset::new(Millis(routed.now_ms), wall());
-        if let Some(key) = key(routed.view.as_ref()) {
-            self.hub.take_routed(&key, clock, &routed.slots);
+        if let Some(key) = key(routed.view.as_ref()).map(Arc::new) {
+            let origins = self.hub.take_routed(&key, clock, &routed.slots);
+            self.envoys.heard(&key, origins);
         }
         self.hub.peers.heard(self.address, peer, routed.next, routed.slots.len());
     }
 
-    fn refill(&mut self, refill: Refill) {
+    fn refill(&mut self, refill: &Refill) {
         let Some(key) = key(refill.view.as_ref()) else { return };
-        let Some((shared, slots)) = self.refills.get_mut(&key) else { return };
+        let Some(shared) = self.refills.get(&key) else { return };
         let clock = ClockOffset::new(Millis(refill.now_ms), wall());
-        slots.extend(self.hub.take_refill(shared, clock, &refill.slots));
+        self.hub.take_refill(shared, clock, &refill.slots);
+        self.refill_due = Some(Instant::now() + REFILL);
         if !refill.done {
             return;
         }
-        let Some((shared, slots)) = self.refills.remove(&key) else { return };
-        tracing::info!(peer = self.address, plugin = key.0, slots = slots.len(), known = refill.known, "peer refill");
+        let Some(shared) = self.refills.remove(&key) else { return };
+        if self.refills.is_empty() {
+            self.refill_due = None;
+        }
+        tracing::info!(peer = self.address, plugin = key.0, known = refill.known, "peer refill");
         shared.lock().peers_asked = if refill.known { PeersAsked::Done } else { PeersAsked::No };
         if refill.known {
             self.hub.peer_metrics.refills.inc();
-            shared.from_peers().send_replace(Arc::new(slots));
-        } else {
-            // Another peer may know it.
-            self.hub.memories.changed();
+            shared.filled_by_peer();
         }
+        // Another peer may know it, or have what it lost.
+        self.hub.memories.changed();
     }
 
-    /// Others may be asked in this one's place.
-    fn give_up_refills(&mut self) {
-        for (_, (shared, _)) in self.refills.drain() {
-            shared.lock().peers_asked = PeersAsked::No;
-            self.hub.memories.changed();
-        }
-    }
-
-    fn note_lost(&self, lost: u64) -> bool {
+    fn note_lost(&mut self, lost: u64) {
         self.hub.peer_metrics.lost.inc_by(lost);
-        lost > 0
+        self.lost |= lost > 0;
     }
 }
 
 impl Drop for Follower<'_> {
+    /// Others may be asked in this one's place.
     fn drop(&mut self) {
-        self.give_up_refills();
+        for (_, shared) in self.refills.drain() {
+            shared.lock().peers_asked = PeersAsked::No;
+            self.hub.memories.changed();
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //!
 //! Each sidecar follows each other one; a pair has two streams, one for each direction. A follower tells up to where it
 //! has heard this peer before, so a stream that breaks and comes back loses and repeats nothing that is still kept.
-//! Only what a sidecar's own Envoys routed is told, never what it heard, so nothing goes in circles. A view that is new
-//! here is first filled with all that one peer knows.
+//! What a sidecar's own Envoys route is told, not what it hears, so nothing goes in circles. A view that is new here is
+//! filled with all that one peer knows. When a peer is gone, so are the requests of its Envoys.
 //!
 //! | module | job |
 //! | --- | --- |

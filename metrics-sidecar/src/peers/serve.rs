@@ -6,7 +6,7 @@ use super::proto::{Ask, Hello, Refill, Routed, Tell, View, Welcome, ask, tell};
 use crate::clock::wall;
 use crate::exchange::{Read, Source};
 use crate::hub::Hub;
-use crate::memory::Key;
+use crate::memory::{Key, PeersAsked};
 use crate::shutdown::Shutdown;
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -26,6 +26,13 @@ const HELLO: Duration = Duration::from_secs(5);
 
 /// Followers at once: more replicas than any gateway has.
 const MAX_FOLLOWERS: usize = 256;
+
+/// After so many slots of others a follower's mark is moved, though there is nothing to tell: or it would seem to have
+/// lost them when the stream breaks.
+const MARK_EVERY: u64 = 1_024;
+
+/// How long the Envoys' last messages are waited for when this process ends.
+const LAST_WORDS: Duration = Duration::from_millis(150);
 
 /// Bytes in one message of a refill.
 const REFILL_BYTES: usize = 256 << 10;
@@ -101,7 +108,7 @@ impl Telling<'_> {
         let mut ended = pin!(shutdown.wait());
         let mut due: VecDeque<Routed> = VecDeque::new();
         let mut refill: VecDeque<Refill> = VecDeque::new();
-        let mut may_have_more = true;
+        let (mut may_have_more, mut marked) = (true, next);
         loop {
             if due.is_empty() && may_have_more {
                 ends.mark_unchanged();
@@ -109,10 +116,19 @@ impl Telling<'_> {
                 next = read.next;
                 may_have_more = !read.entries.is_empty();
                 due.extend(routed(read));
+                if due.is_empty() && next.saturating_sub(marked) >= MARK_EVERY {
+                    due.push_back(Routed { next, ..Routed::default() });
+                }
+                marked = due.back().map_or(marked, |last| last.next);
                 continue;
             }
             tokio::select! {
-                () = &mut ended => return Ok(()),
+                () = &mut ended => {
+                    // Followers know of what was routed up to the end, and need not guess what became of it.
+                    sleep(LAST_WORDS).await;
+                    self.tell_rest(due, next).await;
+                    return Ok(());
+                }
                 () = self.out.closed() => return Ok(()),
                 changed = ends.changed(), if !may_have_more => {
                     if changed.is_err() {
@@ -131,7 +147,8 @@ impl Telling<'_> {
                         permit.send(Ok(told(self.stamped(kind))));
                     }
                 }
-                ask = asks.message() => match ask {
+                // One refill after the other, however many are asked for.
+                ask = asks.message(), if refill.is_empty() => match ask {
                     Ok(Some(Ask { kind: Some(ask::Kind::RefillWanted(wanted)) })) => {
                         refill.extend(self.refill(wanted.view.unwrap_or_default()).await);
                     }
@@ -142,22 +159,25 @@ impl Telling<'_> {
         }
     }
 
-    /// Where a follower begins: at its mark; at the beginning, where this sidecar is the younger one; else it asks for a
-    /// refill, and begins at the end.
+    /// Where a follower begins, and what it has lost.
     fn start(&self, hello: &Hello) -> (u64, u64) {
-        let mark = hello.marks.iter().find(|mark| mark.sidecar == self.hub.own.0).map(|mark| mark.next);
-        let uptime = self.hub.clock.now().0.saturating_sub(self.hub.clock.started_at().0);
-        match mark {
-            Some(next) => self.hub.exchange.resume(next),
-            None if uptime < hello.uptime_ms => (0, 0),
-            None => (self.hub.exchange.end(), 0),
+        let mark = hello.marks.iter().find(|mark| mark.sidecar == self.hub.own.0);
+        self.hub.exchange.resume(mark.map(|mark| mark.next))
+    }
+
+    async fn tell_rest(&self, due: VecDeque<Routed>, next: u64) {
+        for routed in due.into_iter().chain(routed(self.hub.exchange.read(next))) {
+            if self.out.send(Ok(told(self.stamped(tell::Kind::Routed(routed))))).await.is_err() {
+                return;
+            }
         }
     }
 
     async fn refill(&self, view: View) -> Vec<Refill> {
         let key: Key = (view.plugin.clone(), view.fingerprint);
         let shared = self.hub.memories.get(&key);
-        let known = shared.is_some();
+        // One that is only being filled itself knows a part.
+        let is_whole = shared.as_ref().is_some_and(|shared| shared.lock().peers_asked != PeersAsked::Now);
         let (own, published) = (self.hub.own, self.hub.newest_table());
         // A full view takes tens of milliseconds to write out.
         let slots = tokio::task::spawn_blocking(move || {
@@ -169,6 +189,7 @@ impl Telling<'_> {
             Some(memory.refill(own))
         });
         let slots = slots.await.ok().flatten().unwrap_or_default();
+        let known = is_whole && !slots.is_empty();
         let mut parts = vec![Refill { view: Some(view.clone()), known, ..Refill::default() }];
         let mut bytes = 0;
         for slot in slots {
