@@ -1,15 +1,13 @@
 """The Helm chart for tests: Helm where it is at hand, what it renders, and objects in a form that can be compared."""
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
+from at_hand import program
 from crd import ROOT
 
 HELM_FOLDER = ROOT / "deploy" / "helm"
@@ -22,13 +20,7 @@ __all__ = ["CHART", "comparable", "helm", "key", "lint", "nested", "render"]
 
 
 def helm() -> Path:
-    """From PATH, or what tests/tools/helm built; not built here, because that takes minutes."""
-    cache = Path(os.environ.get("WARMPATH_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "warmpath"))
-    built = sorted(cache.expanduser().glob("helm-*/helm"))
-    found = shutil.which("helm") or (built[-1] if built else None)
-    if not found:
-        pytest.skip("helm is not there; tests/tools/helm builds it")
-    return Path(found)
+    return program("helm", "helm")
 
 
 def lint(*arguments: str) -> subprocess.CompletedProcess:

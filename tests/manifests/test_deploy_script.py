@@ -77,6 +77,12 @@ def run(tmp_path: Path):
     return go
 
 
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not there")
+def test_shellcheck_has_nothing_to_say():
+    done = subprocess.run(["shellcheck", SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_on_a_bare_cluster_it_goes_from_crds_to_validation(run):
     ran = run(BARE="1", HF_TOKEN="hf_secret")
     assert ran.code == 0, ran.said
