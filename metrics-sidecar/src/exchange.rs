@@ -111,7 +111,7 @@ impl Exchange {
     }
 
     /// From where a reader can go on, and how many slots it has lost since `mark`, up to where it has read. One without
-    /// a mark, or with one that was never reached, begins [`TAIL`] slots before the end: what was routed while it came
+    /// a mark, or with one that was never reached, begins 2,048 slots before the end: what was routed while it came
     /// to be connected is among them.
     #[must_use]
     pub fn resume(&self, mark: Option<u64>) -> (u64, u64) {
