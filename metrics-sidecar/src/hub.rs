@@ -3,14 +3,14 @@
 use crate::clock::{Clock, wall};
 use crate::exchange::{Exchange, Source};
 use crate::feed::OpenStreams;
-use crate::memory::{Folded, Key, Memories, Shared};
+use crate::memory::{Folded, Key, Memories, Memory, Shared};
 use crate::observe::metrics::{FeedMetrics, PeerMetrics};
 use crate::peers::Peers;
 use crate::records::{ClockOffset, packed};
 use crate::table::{Published, Tables};
 use bytes::Bytes;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use warmpath_core::journal::{Body, Record, decode_slot};
 use warmpath_core::prefix::MAX_BOUNDARIES;
 use warmpath_core::units::Origin;
@@ -51,13 +51,7 @@ impl Hub {
         position: u64,
         slots: &[Bytes],
     ) -> Folded {
-        let (folded, new) = {
-            let mut memory = memory.lock();
-            if let Some(published) = self.newest_table() {
-                memory.sync(&published, wall());
-            }
-            memory.fold(origin, position, slots, clock, wall())
-        };
+        let (folded, new) = self.in_step(memory).fold(origin, position, slots, clock, wall());
         self.exchange.add(key, Source::Envoy(origin), new);
         self.metrics.folded(&folded);
         folded
@@ -107,6 +101,14 @@ impl Hub {
         self.exchange.add(key, source, packed(&records));
     }
 
+    /// All warmth that is known of a view, as slots for a ring.
+    pub async fn refill(self: &Arc<Self>, memory: Arc<Shared>) -> Vec<Bytes> {
+        let hub = Arc::clone(self);
+        // A full view takes tens of milliseconds to write out, which no stream should wait for.
+        let slots = tokio::task::spawn_blocking(move || hub.in_step(&memory).refill(hub.own));
+        slots.await.unwrap_or_default()
+    }
+
     /// The newest table.
     #[must_use]
     pub fn newest_table(&self) -> Option<Arc<Published>> {
@@ -132,11 +134,16 @@ impl Hub {
     }
 
     fn fold(&self, memory: &Shared, records: &[Record]) {
+        self.in_step(memory).fold_records(records, wall());
+    }
+
+    /// The memory, locked, with the newest table in force.
+    fn in_step<'a>(&self, memory: &'a Shared) -> MutexGuard<'a, Memory> {
         let mut memory = memory.lock();
         if let Some(published) = self.newest_table() {
             memory.sync(&published, wall());
         }
-        memory.fold_records(records, wall());
+        memory
     }
 }
 

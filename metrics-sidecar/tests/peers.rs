@@ -60,6 +60,16 @@ async fn connected(sidecar: &Running, origin: u64) -> (Envoy, EndpointId) {
     (envoy, table.endpoints[0].id)
 }
 
+/// Two replicas, each with an Envoy; the second follows the first.
+async fn followed(pod: &Pod) -> (Running, Running, Envoy, Envoy, EndpointId) {
+    let a = Running::start(&[pod], &with("127.0.0.1:1", &[])).await;
+    let b = Running::start(&[pod], &with(&a.peers(), &[])).await;
+    let (envoy_a, id) = connected(&a, 1).await;
+    let (envoy_b, _) = connected(&b, 2).await;
+    until(&b, "peers_connected", 1.0).await;
+    (a, b, envoy_a, envoy_b, id)
+}
+
 async fn metric(sidecar: &Running, name: &str) -> f64 {
     let page = sidecar.get("/metrics").await.1;
     let line = page.lines().find(|line| line.starts_with(&format!("warmpath_sidecar_{name} "))).unwrap();
@@ -77,11 +87,7 @@ async fn until(sidecar: &Running, name: &str, wanted: f64) {
 #[tokio::test]
 async fn what_one_envoy_routes_the_envoy_of_another_replica_is_told_once_and_soon() {
     let pod = Pod::start(page(7, 0)).await;
-    let a = Running::start(&[&pod], &with("127.0.0.1:1", &[])).await;
-    let b = Running::start(&[&pod], &with(&a.peers(), &[])).await;
-    let (envoy_a, id) = connected(&a, 1).await;
-    let (mut envoy_b, _) = connected(&b, 2).await;
-    until(&b, "peers_connected", 1.0).await;
+    let (_a, b, envoy_a, mut envoy_b, id) = followed(&pod).await;
     let began = Instant::now();
     envoy_a.journal(0, vec![route(1, 10, id), slot(1, 0, wall(), Body::Table { version: 3 })]).await;
     let records = told(&mut envoy_b, &[10]).await;
@@ -180,11 +186,7 @@ async fn a_peer_that_knows_nothing_does_not_end_the_asking() {
 #[tokio::test]
 async fn the_requests_of_an_envoy_that_is_gone_are_over_everywhere_and_stay_warm() {
     let pod = Pod::start(page(7, 0)).await;
-    let a = Running::start(&[&pod], &with("127.0.0.1:1", &[])).await;
-    let b = Running::start(&[&pod], &with(&a.peers(), &[])).await;
-    let (envoy_a, id) = connected(&a, 1).await;
-    let (mut envoy_b, _) = connected(&b, 2).await;
-    until(&b, "peers_connected", 1.0).await;
+    let (a, b, envoy_a, mut envoy_b, id) = followed(&pod).await;
     envoy_a.journal(0, vec![route(1, 10, id)]).await;
     told(&mut envoy_b, &[10]).await;
     let in_flight = "view_in_flight{plugin=\"p\",fingerprint=\"0000000000000005\"}";

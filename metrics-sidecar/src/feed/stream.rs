@@ -90,7 +90,7 @@ fn refuse(hub: &Hub, out: &Out, peer: &str, status: Status) {
 }
 
 struct Session<'a> {
-    hub: &'a Hub,
+    hub: &'a Arc<Hub>,
     key: Arc<Key>,
     memory: Arc<Shared>,
     origin: Origin,
@@ -261,16 +261,8 @@ impl Session<'_> {
     }
 
     async fn refill(&self) -> Refill {
-        let (memory, own, published) = (Arc::clone(&self.memory), self.hub.own, self.hub.newest_table());
-        // A full view takes tens of milliseconds to write out, which no other stream should wait for.
-        let slots = tokio::task::spawn_blocking(move || {
-            let mut memory = memory.lock();
-            if let Some(published) = published {
-                memory.sync(&published, wall());
-            }
-            memory.refill(own)
-        });
-        let slots = self.for_envoy(slots.await.unwrap_or_default().into_iter());
+        let slots = self.hub.refill(Arc::clone(&self.memory)).await;
+        let slots = self.for_envoy(slots.into_iter());
         tracing::info!(peer = self.ticket.info.peer, plugin = self.ticket.info.plugin, slots = slots.len(), "refill");
         Refill::new(slots)
     }

@@ -196,24 +196,34 @@ impl<'a> Follower<'a> {
         self.ask(&asks).await?;
         loop {
             let later = Instant::now() + ASK_ALL_EVERY;
-            tokio::select! {
+            // Whether there may be something to ask: not after each of thousands of records.
+            let may_ask = tokio::select! {
                 message = down.message() => match message.map_err(|status| said(&status))?.map(|tell| tell.kind) {
                     Some(Some(tell::Kind::Routed(routed))) => {
                         self.take(&routed, peer);
                         self.note_lost(routed.lost);
+                        self.lost
                     }
-                    Some(Some(tell::Kind::Refill(refill))) => self.refill(&refill),
+                    Some(Some(tell::Kind::Refill(refill))) => {
+                        self.refill(&refill);
+                        false
+                    }
                     // A second welcome or a kind of a later version: nothing that this version has to act on.
-                    Some(_) => {}
+                    Some(_) => false,
                     None => return Err("closed by the peer".to_owned()),
                 },
-                changed = views.changed() => changed.map_err(|_| "this sidecar ends".to_owned())?,
-                () = sleep_until(later), if self.lost => {}
+                changed = views.changed() => {
+                    changed.map_err(|_| "this sidecar ends".to_owned())?;
+                    true
+                }
+                () = sleep_until(later), if self.lost => true,
                 () = sleep_until(self.refill_due.unwrap_or(later)), if self.refill_due.is_some() => {
                     return Err(format!("no refill within {} s", REFILL.as_secs()));
                 }
+            };
+            if may_ask {
+                self.ask(&asks).await?;
             }
-            self.ask(&asks).await?;
         }
     }
 

@@ -86,7 +86,7 @@ impl PeersService for Serving {
 }
 
 struct Telling<'a> {
-    hub: &'a Hub,
+    hub: &'a Arc<Hub>,
     out: &'a mpsc::Sender<Result<Tell, Status>>,
 }
 
@@ -178,17 +178,10 @@ impl Telling<'_> {
         let shared = self.hub.memories.get(&key);
         // One that is only being filled itself knows a part.
         let is_whole = shared.as_ref().is_some_and(|shared| shared.lock().peers_asked != PeersAsked::Now);
-        let (own, published) = (self.hub.own, self.hub.newest_table());
-        // A full view takes tens of milliseconds to write out.
-        let slots = tokio::task::spawn_blocking(move || {
-            let shared = shared?;
-            let mut memory = shared.lock();
-            if let Some(published) = published {
-                memory.sync(&published, wall());
-            }
-            Some(memory.refill(own))
-        });
-        let slots = slots.await.ok().flatten().unwrap_or_default();
+        let slots = match shared {
+            Some(shared) => self.hub.refill(shared).await,
+            None => Vec::new(),
+        };
         let known = is_whole && !slots.is_empty();
         let mut parts = vec![Refill { view: Some(view.clone()), known, ..Refill::default() }];
         let mut bytes = 0;
