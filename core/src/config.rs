@@ -18,6 +18,18 @@ pub enum Mode {
     Steer,
 }
 
+impl Mode {
+    /// The name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Shadow => "shadow",
+            Self::Steer => "steer",
+        }
+    }
+}
+
 /// How the decision reaches Envoy's load balancer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -185,6 +197,9 @@ impl Default for Limits {
     }
 }
 
+/// A secret that is shorter could be tried out.
+const LEAST_SECRET: usize = 16;
+
 /// The whole configuration. All members have defaults: `{}` is a good configuration.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -215,6 +230,13 @@ pub struct Config {
     /// Response headers `x-warmpath-…` that tell of the decision. For tests and debugging: they show a client which
     /// pod it got and how warm that was.
     pub debug_headers: bool,
+    /// Who knows it may ask why: a request with this in the header `x-warmpath-explain` is answered by the filter with
+    /// an [`crate::explain::Explanation`] and goes nowhere. Empty: nobody may.
+    pub explain_secret: String,
+    /// The decision as filter state, for access logs and spans.
+    pub log_fields: bool,
+    /// False: no stats are defined. To measure what they cost.
+    pub stats: bool,
 }
 
 impl Default for Config {
@@ -232,6 +254,9 @@ impl Default for Config {
             saturation: Saturation::default(),
             limits: Limits::default(),
             debug_headers: false,
+            explain_secret: String::new(),
+            log_fields: false,
+            stats: true,
         }
     }
 }
@@ -274,6 +299,18 @@ impl Config {
         Ok(config)
     }
 
+    /// A configuration without what is secret in it, for the sidecar. Nothing of one that is no JSON object.
+    #[must_use]
+    pub fn without_secrets(json: &[u8]) -> Vec<u8> {
+        let members = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(json);
+        members
+            .and_then(|mut members| {
+                members.remove("explain_secret");
+                serde_json::to_vec(&members)
+            })
+            .unwrap_or_default()
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let l = &self.limits;
         let p = &self.placement;
@@ -306,6 +343,9 @@ impl Config {
                 "model_header",
                 "needs `wiring: streaming`: in the buffered wiring headers have gone on before the model is read",
             );
+        }
+        if (1..LEAST_SECRET).contains(&self.explain_secret.len()) {
+            return error("explain_secret", "too short, expected nothing or at least 16 bytes");
         }
         name("name", &self.name)?;
         for (i, pool) in self.pools.iter().enumerate() {

@@ -24,6 +24,7 @@
 //! | [`view`] | folds journal and table into what a decision needs |
 //! | [`placement`] | policies: who answers soonest, and why |
 //! | [`router`] | one request's way through view and policy |
+//! | [`explain`] | the same, with every endpoint and what speaks for and against it |
 //! | [`answer`] | first generated token and usage, out of a response |
 //! | [`config`] | the plugin's configuration, with errors that name the JSON path |
 //!
@@ -46,6 +47,7 @@
 pub mod answer;
 pub mod codec;
 pub mod config;
+pub mod explain;
 pub mod index;
 pub mod journal;
 pub mod json;

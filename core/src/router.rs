@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::index::{Match, Slot};
 use crate::placement::{Candidate, Outcome, Policy, PredictedTtft, Priority, Ranked, Reason, Saturation};
 use crate::prefix::Boundary;
-use crate::request::Prompt;
+use crate::request::{LoadOnly, Prompt};
 use crate::table::State;
 use crate::units::{EndpointId, Millis, ResponseKey, Seconds, Tokens, mix};
 use crate::view::{Known, View};
@@ -62,7 +62,17 @@ pub enum Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    fn model(&self) -> Option<&'a str> {
+    /// What was read of a body, the stored answer that it is about, and its model.
+    #[must_use]
+    pub fn new(read: Result<&'a Prompt, LoadOnly>, stored: Option<ResponseKey>, model: Option<&'a str>) -> Self {
+        match (read, stored) {
+            (Ok(prompt), _) => Self::Prompt(prompt),
+            (Err(_), Some(response)) => Self::Stored { response, model },
+            (Err(_), None) => Self::Load { model },
+        }
+    }
+
+    pub(crate) fn model(&self) -> Option<&'a str> {
         match self {
             Self::Prompt(p) => p.model.as_deref(),
             Self::Load { model } | Self::Stored { model, .. } => *model,
@@ -76,11 +86,11 @@ const UNKNOWN_PROMPT: Tokens = Tokens(256);
 /// Decides. Holds scratch memory, so that a decision allocates only its answer.
 #[derive(Debug, Default)]
 pub struct Router {
-    policy: PredictedTtft,
-    saturation: Saturation,
+    pub(crate) policy: PredictedTtft,
+    pub(crate) saturation: Saturation,
     matches: Vec<Match>,
-    candidates: Vec<Candidate>,
-    ranked: Vec<Ranked>,
+    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) ranked: Vec<Ranked>,
 }
 
 impl Router {
@@ -103,6 +113,21 @@ impl Router {
         priority: Priority,
         now: Millis,
     ) -> Decision {
+        self.order(config, view, request, priority, now, config.limits.choices)
+    }
+
+    /// The same, with at least the `best` first candidates in order.
+    pub(crate) fn order(
+        &mut self,
+        config: &Config,
+        view: &View,
+        request: Request<'_>,
+        priority: Priority,
+        now: Millis,
+        best: usize,
+    ) -> Decision {
+        self.candidates.clear();
+        self.ranked.clear();
         let model = request.model();
         let pool = config.pool_of(model);
         let (boundaries, bytes): (&[Boundary], u32) = match request {
@@ -117,7 +142,7 @@ impl Router {
         self.gather(config, view, pool, model, bytes, now);
         // Limits may take out any of the first, and a rank most of them.
         let has_ranks = self.candidates.iter().any(|c| c.has_rank);
-        let best = if has_ranks || self.saturation.has_limits() { usize::MAX } else { config.limits.choices };
+        let best = if has_ranks || self.saturation.has_limits() { usize::MAX } else { best };
         let held = self.candidates.iter().filter_map(|c| self.matches.get(c.slot.0 as usize)).map(|m| m.bytes);
         let most_bytes = held.max().unwrap_or(0);
         let mut reason = match request {
@@ -157,7 +182,6 @@ impl Router {
                 somewhere_loaded |= has_adapter(k);
             }
         }
-        self.candidates.clear();
         for (slot, known) in view.endpoints() {
             if !may(known) || (only_serving && !serves(known)) {
                 continue;

@@ -30,6 +30,7 @@ fn errors_name_the_path_and_what_was_expected() {
         (r#"{"saturation": {"priority_header": "X Y"}}"#, "at saturation.priority_header:", "in lower case"),
         (r#"{"model_header": "x-model"}"#, "at model_header:", "needs `wiring: streaming`"),
         (r#"{"model_header": "X Model", "wiring": "streaming"}"#, "at model_header:", "in lower case"),
+        (r#"{"explain_secret": "short"}"#, "at explain_secret:", "at least 16 bytes"),
         (r#"{"steer_percent": 101}"#, "at steer_percent:", "expected 0 to 100"),
         (r#"{"name": "a/b"}"#, "at name:", "expected 1 to 63"),
         (r#"{"path_prefix": "llm/"}"#, "at path_prefix:", "a slash first"),
@@ -41,6 +42,18 @@ fn errors_name_the_path_and_what_was_expected() {
         let text = fails(json);
         assert!(text.contains(path) && text.contains(message), "{json}: {text}");
     }
+}
+
+#[test]
+fn what_is_secret_is_not_handed_on() {
+    let json = br#"{"explain_secret": "0123456789abcdef", "mode": "shadow", "pools": [{"name": "a"}]}"#;
+    let config = Config::parse(json).unwrap();
+    assert_eq!(config.explain_secret, "0123456789abcdef");
+    let handed = Config::without_secrets(json);
+    assert!(!String::from_utf8_lossy(&handed).contains("0123"));
+    assert_eq!(Config::parse(&handed), Ok(Config { explain_secret: String::new(), ..config }));
+    assert_eq!(Config::without_secrets(b""), b"");
+    assert_eq!(Config::without_secrets(b"[1]"), b"");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! know. A record is: kind u8, origin u64, request number u64, moment u64 (ms), body.
 
 use crate::codec::{Reader, Truncated, Writer};
+use crate::placement::Reason;
 use crate::prefix::Boundary;
 use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, ResponseKey, Seconds, Tokens};
 
@@ -23,6 +24,20 @@ pub struct Record {
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body {
+    /// What was decided for the request whose [`Body::Route`] follows, if one does. For those who look on: no view needs
+    /// it. A request that went elsewhere than named is told of again; the last counts.
+    Decided {
+        /// Why.
+        reason: Reason,
+        /// Whether its endpoint was named to Envoy.
+        steered: bool,
+        /// Size of the prompt, estimated from its bytes.
+        prompt: Tokens,
+        /// Of these, tokens believed to be cached where it goes.
+        matched: Tokens,
+        /// Predicted time to first token there.
+        predicted: Seconds,
+    },
     /// The request was sent to an endpoint, which will hold its prompt.
     Route {
         /// Where.
@@ -135,6 +150,13 @@ impl Record {
         w.u64(self.request.number);
         w.u64(self.at.0);
         match &self.body {
+            Body::Decided { reason, steered, prompt, matched, predicted } => {
+                w.u8(reason.code());
+                w.u8(u8::from(*steered));
+                w.varint(prompt.0);
+                w.varint(matched.0);
+                w.u64(predicted.0.to_bits());
+            }
             Body::Route { endpoint, bytes, stream, boundaries } => {
                 w.u64(endpoint.0);
                 w.varint(u64::from(*bytes));
@@ -187,6 +209,17 @@ impl Record {
             7 => Body::Table { version: r.u64()? },
             8 => Body::RefillWanted,
             9 => Body::Stored { response: ResponseKey(r.u64()?), endpoint: EndpointId(r.u64()?) },
+            10 => {
+                // A reason of a later version.
+                let Some(reason) = Reason::from_code(r.u8()?) else { return Ok(None) };
+                Body::Decided {
+                    reason,
+                    steered: r.u8()? != 0,
+                    prompt: Tokens(r.varint()?),
+                    matched: Tokens(r.varint()?),
+                    predicted: Seconds(f64::from_bits(r.u64()?)),
+                }
+            }
             _ => return Ok(None),
         };
         Ok(Some(Self { request, at, body }))
@@ -205,6 +238,7 @@ impl Body {
             Self::Table { .. } => 7,
             Self::RefillWanted => 8,
             Self::Stored { .. } => 9,
+            Self::Decided { .. } => 10,
         }
     }
 }
@@ -259,6 +293,15 @@ pub(crate) mod tests {
             }),
             (any::<u32>(), boundaries()).prop_map(|(bytes, boundaries)| Body::Extend { bytes, boundaries }),
             (0.0..100.0).prop_map(|s| Body::FirstToken { ttft: Seconds(s) }),
+            (0..Reason::ALL.len(), any::<bool>(), any::<u64>(), any::<u64>(), 0.0..100.0).prop_map(
+                |(reason, steered, prompt, matched, predicted)| Body::Decided {
+                    reason: Reason::ALL[reason],
+                    steered,
+                    prompt: Tokens(prompt),
+                    matched: Tokens(matched),
+                    predicted: Seconds(predicted),
+                }
+            ),
             (tokens(), tokens(), tokens()).prop_map(|(prompt, cached, output)| Body::Done { prompt, cached, output }),
             Just(Body::Void),
             (any::<u64>(), boundaries()).prop_map(|(e, b)| Body::Warm { endpoint: EndpointId(e), boundaries: b }),

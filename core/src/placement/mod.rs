@@ -3,7 +3,7 @@
 mod predicted_ttft;
 mod saturation;
 
-pub use predicted_ttft::{PredictedTtft, Weights};
+pub use predicted_ttft::{PredictedTtft, Terms, Weights};
 pub use saturation::{Limits, Outcome, Priority, Saturation, WhenSaturated};
 
 use crate::index::Slot;
@@ -78,6 +78,18 @@ impl Reason {
     /// All reasons, for counters.
     pub const ALL: [Self; 8] =
         [Self::Warm, Self::Spill, Self::Spread, Self::Cold, Self::LoadOnly, Self::Pinned, Self::Shed, Self::Fallback];
+
+    /// Its number in the journal: its place in [`Reason::ALL`], which only grows at the end.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The reason with that number.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
 
     /// The name in stats and logs.
     #[must_use]

@@ -65,20 +65,83 @@ pub struct PredictedTtft {
 /// A difference in matched tokens smaller than one KV block is none.
 const BLOCK: Tokens = Tokens(16);
 
+/// What a prediction and a cost are made of; the module's text has the formula.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// No token of the prompt is the reason for it.
+    pub overhead: Seconds,
+    /// Prefills that come first.
+    pub backlog: Seconds,
+    /// Until it fits into the KV cache.
+    pub kv_wait: Seconds,
+    /// How late a first token is that was owed before.
+    pub lateness: Seconds,
+    /// Computing the part of the prompt that is not cached.
+    pub prefill: Seconds,
+    /// Requests that are not ours.
+    pub foreign: Seconds,
+    /// Loading the adapter.
+    pub adapter: Seconds,
+    /// Charge for what the prompt pushes out.
+    pub eviction: Seconds,
+    /// Charge for nearly full KV memory.
+    pub crowding: Seconds,
+    /// What is not charged, where a shared beginning is computed once more on purpose.
+    pub spared: Seconds,
+}
+
+impl Terms {
+    /// Time until the prefill begins: the waits pass at the same time, so the longest counts.
+    #[must_use]
+    pub fn wait(&self) -> Seconds {
+        Seconds(self.backlog.0.max(self.kv_wait.0).max(self.lateness.0))
+    }
+
+    /// Predicted time to first token.
+    #[must_use]
+    pub fn predicted(&self) -> Seconds {
+        Seconds(self.overhead.0 + self.wait().0 + self.prefill.0 + self.foreign.0 + self.adapter.0)
+    }
+
+    /// What endpoints are compared by.
+    #[must_use]
+    pub fn cost(&self) -> Seconds {
+        Seconds(self.predicted().0 + self.eviction.0 + self.crowding.0 - self.spared.0)
+    }
+}
+
 impl PredictedTtft {
-    fn judge(&self, candidate: usize, c: &Candidate, warmest: Option<&Candidate>) -> Ranked {
+    /// What the prediction for a candidate is made of. `warmest` is the candidate that holds most.
+    #[must_use]
+    pub fn terms(&self, c: &Candidate, warmest: Option<&Candidate>) -> Terms {
         let w = &self.weights;
         let seconds = |t: Tokens| if c.prefill_rate > 0.0 { t.0 as f64 / c.prefill_rate } else { 0.0 };
         let prefill = seconds(c.uncached);
-        let predicted = c.overhead.0
-            + c.backlog.0.max(c.kv.wait.0).max(c.lateness.0)
-            + prefill
-            + f64::from(c.foreign) * w.foreign_penalty.0
-            + if c.loads_adapter { w.adapter_load.0 } else { 0.0 };
         let evicts = c.turnover.map_or(0.0, |t| (w.eviction_horizon.0 / t.0.max(0.001)).min(1.0)) * c.reuse;
         let spared = warmest.filter(|w| relieves(c, w)).map_or(0.0, |w| seconds(w.matched.saturating_sub(c.matched)));
-        let cost = Seconds(predicted + prefill * evicts + c.kv.crowding.0 - spared);
-        Ranked { candidate, predicted: Seconds(predicted), cost, draw: None }
+        Terms {
+            overhead: c.overhead,
+            backlog: c.backlog,
+            kv_wait: c.kv.wait,
+            lateness: c.lateness,
+            prefill: Seconds(prefill),
+            foreign: Seconds(f64::from(c.foreign) * w.foreign_penalty.0),
+            adapter: if c.loads_adapter { w.adapter_load } else { Seconds(0.0) },
+            eviction: Seconds(prefill * evicts),
+            crowding: c.kv.crowding,
+            spared: Seconds(spared),
+        }
+    }
+
+    /// The candidate that holds most; among equals the one whose match more prompts in flight share.
+    #[must_use]
+    pub fn warmest(candidates: &[Candidate]) -> Option<&Candidate> {
+        candidates.iter().max_by_key(|c| (c.matched, c.sharing))
+    }
+
+    fn judge(&self, candidate: usize, c: &Candidate, warmest: Option<&Candidate>) -> Ranked {
+        let terms = self.terms(c, warmest);
+        Ranked { candidate, predicted: terms.predicted(), cost: terms.cost(), draw: None }
     }
 }
 
@@ -106,7 +169,7 @@ const LEAST_ROOM: f64 = 0.05;
 impl Policy for PredictedTtft {
     fn rank(&self, candidates: &[Candidate], novelty: u64, best: usize, ranked: &mut Vec<Ranked>) -> Reason {
         ranked.clear();
-        let warmest = candidates.iter().max_by_key(|c| (c.matched, c.sharing));
+        let warmest = Self::warmest(candidates);
         ranked.extend(candidates.iter().enumerate().map(|(i, c)| self.judge(i, c, warmest)));
         let (Some(cheapest), Some(warmest)) = (ranked.iter().map(|r| r.cost.0).reduce(f64::min), warmest) else {
             return Reason::Fallback;

@@ -22,7 +22,8 @@ impl Limits {
     /// Whether an endpoint is over `share` of a limit. `predicted`: the request's time to first token there. One that has
     /// nothing to do never is: a prompt that takes long by itself would find no place, and what was learned wrong from a
     /// slow first answer would never be put right.
-    fn are_exceeded(&self, share: f64, candidate: &Candidate, predicted: Seconds) -> bool {
+    #[must_use]
+    pub fn are_exceeded(&self, share: f64, candidate: &Candidate, predicted: Seconds) -> bool {
         if candidate.in_flight == 0 && candidate.foreign == 0 {
             return false;
         }

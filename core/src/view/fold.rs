@@ -40,7 +40,7 @@ impl View {
                 }
             }
             Body::Stored { response, endpoint } => self.stored.add(*response, *endpoint, self.limits.max_stored),
-            Body::Table { .. } | Body::RefillWanted => {}
+            Body::Decided { .. } | Body::Table { .. } | Body::RefillWanted => {}
         }
         if at.since(self.last_sweep).0 > 10.0 {
             self.sweep(at);
