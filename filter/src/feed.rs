@@ -32,6 +32,18 @@ const WORK_SLOTS: usize = 64;
 /// Slots of records waiting for the ring; a sidecar that sends more loses them.
 const MAX_WAITING: usize = 16_384;
 
+/// How a VM presents itself to the sidecar.
+pub struct Greeting<'a> {
+    /// Envoy's name for the sidecar's cluster; empty when there is no sidecar.
+    pub cluster: &'a str,
+    /// The plugin's name.
+    pub plugin: &'a str,
+    /// Its configuration, without what is secret in it.
+    pub config: &'a [u8],
+    /// The process.
+    pub origin: Origin,
+}
+
 /// What a feed asks its VM to do.
 #[derive(Debug, Default)]
 pub struct Work {
@@ -112,17 +124,15 @@ impl Feed {
         self.leading.is_some()
     }
 
-    /// Keeps or takes the lead, opens the stream, sends what is new. `cluster` is empty when there is no sidecar.
-    pub fn tick(
-        &mut self,
-        host: &dyn Host,
-        stats: &Stats,
-        cluster: &str,
-        plugin: &str,
-        origin: Origin,
-        now: Millis,
-    ) -> Work {
-        if cluster.is_empty() {
+    /// The next slot of the journal that will be sent, for the VM that leads.
+    #[must_use]
+    pub fn position(&self) -> Option<u64> {
+        self.leading.as_ref().map(|lead| lead.ring.position())
+    }
+
+    /// Keeps or takes the lead, opens the stream, sends what is new.
+    pub fn tick(&mut self, host: &dyn Host, stats: &Stats, greeting: &Greeting<'_>, now: Millis) -> Work {
+        if greeting.cluster.is_empty() {
             self.resign(host);
             return Work::default();
         }
@@ -131,7 +141,7 @@ impl Feed {
         if lead.stream.is_none() && now >= lead.retry_at {
             lead.retry_at = Millis(now.0 + RETRY_MS);
             lead.greeted = false;
-            match host.open_stream(cluster, "warmpath.feed.v1.Feed", "Connect") {
+            match host.open_stream(greeting.cluster, "warmpath.feed.v1.Feed", "Connect") {
                 Ok(stream) => {
                     lead.stream = Some(stream);
                     stats.add(Counter::FeedOpened, 1);
@@ -139,7 +149,7 @@ impl Feed {
                 Err(_) => stats.add(Counter::FeedClosed, 1),
             }
         }
-        lead.send(host, stats, plugin, origin, now);
+        lead.send(host, stats, greeting, now);
         lead.work()
     }
 
@@ -249,18 +259,19 @@ pub fn journal_prefix(prefix: &str) -> String {
 }
 
 impl Leading {
-    fn send(&mut self, host: &dyn Host, stats: &Stats, plugin: &str, origin: Origin, now: Millis) {
+    fn send(&mut self, host: &dyn Host, stats: &Stats, greeting: &Greeting<'_>, now: Millis) {
         let Some(stream) = self.stream else { return };
         if !self.greeted {
             let position = self.ring.position();
             let hello = proto::Hello {
-                origin: origin.0,
-                plugin: plugin.to_owned(),
+                origin: greeting.origin.0,
+                plugin: greeting.plugin.to_owned(),
                 position,
                 // Nothing of this process's journal was ever sent: it is new, and knows nothing.
                 want_refill: position == 0,
                 fingerprint: FINGERPRINT,
                 now_ms: now.0,
+                config: greeting.config.to_vec(),
             };
             if !send(host, stream, proto::up::Kind::Hello(hello)) {
                 return;

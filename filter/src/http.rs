@@ -5,6 +5,7 @@
 //! **Streaming** wiring: the headers stop here until the decision, which is made when the prompt is complete or when
 //! more must not be held back; the rest of the body streams through.
 
+use crate::explain::{self, Asked};
 use crate::host::{Host, micros};
 use crate::placed::{DESTINATION, Placed, RANK, tell};
 use crate::stats::{Counter, Histogram};
@@ -15,6 +16,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use warmpath_core::answer::{Answer, Format};
 use warmpath_core::config::{Mode, Wiring};
+use warmpath_core::explain::Question;
 use warmpath_core::journal::Body;
 use warmpath_core::placement::{Priority, Reason};
 use warmpath_core::request::{ApiKind, LoadOnly, Prompt, Reader, stored_response};
@@ -36,6 +38,8 @@ pub struct Http {
     stage: Stage,
     api: ApiKind,
     priority: Priority,
+    /// It asks why, and may.
+    explain: bool,
     read_us: u64,
     /// Bytes of the body at hand that were read already, while chunks pile up.
     consumed: usize,
@@ -60,6 +64,7 @@ impl Http {
             stage: Stage::Pass,
             api: ApiKind::Other,
             priority: Priority::default(),
+            explain: false,
             read_us: 0,
             consumed: 0,
         }
@@ -83,7 +88,11 @@ impl Http {
         let method = self.host.request_header(":method").unwrap_or_default();
         let path = self.host.request_header(":path").unwrap_or_default();
         let Some(api) = ApiKind::of(&method, &path, &worker.config.path_prefix) else { return Action::Continue };
-        worker.stats.request(api);
+        match explain::asked(&*self.host, &worker.config) {
+            Asked::No => worker.stats.request(api),
+            Asked::Allowed => self.explain = true,
+            Asked::Refused => return explain::refuse(&*self.host, &worker.stats),
+        }
         self.api = api;
         let routes_by = &worker.config.model_header;
         if !routes_by.is_empty()
@@ -187,13 +196,14 @@ impl Http {
         stored: Option<ResponseKey>,
         model: Option<&str>,
     ) -> Action {
+        if self.explain {
+            let read = read.as_ref().map_err(|why| *why);
+            let question = Question { api: self.api, read, stored, model, priority: self.priority };
+            return explain::answer(&*self.host, worker, question);
+        }
         let id = worker.new_request();
         self.name_model(worker, read.as_ref().ok().and_then(|prompt| prompt.model.as_deref()).or(model));
-        let request = match (&read, stored) {
-            (Ok(prompt), _) => Request::Prompt(prompt),
-            (Err(_), Some(response)) => Request::Stored { response, model },
-            (Err(_), None) => Request::Load { model },
-        };
+        let request = Request::new(read.as_ref().map_err(|why| *why), stored, model);
         let decision = worker.decide(request, self.priority);
         if let Err(why) = read
             && decision.reason != Reason::Pinned
@@ -207,6 +217,15 @@ impl Http {
             match self.host.reply(429, &headers, SHED) {
                 Ok(()) => {
                     worker.stats.add(Counter::Refused, 1);
+                    let first = decision.choices.first();
+                    let decided = Body::Decided {
+                        reason: decision.reason,
+                        steered: false,
+                        prompt: decision.prompt,
+                        matched: Tokens(0),
+                        predicted: first.map_or(Seconds(0.0), |c| c.predicted),
+                    };
+                    worker.journal(id, vec![decided]);
                     return Action::Pause;
                 }
                 Err(_) => worker.stats.add(Counter::HostErrors, 1),
@@ -226,6 +245,9 @@ impl Http {
             answered: false,
             done: false,
         };
+        if worker.config.log_fields {
+            placed.note_decision(&*self.host);
+        }
         if steers {
             placed.steer(&*self.host, worker);
         } else if !placed.decision.choices.is_empty() {
@@ -276,7 +298,7 @@ impl Http {
         }
         let Some(address) = address else {
             // A local reply: it reached nobody.
-            placed.finish(&mut worker);
+            placed.finish(&*self.host, &mut worker);
             return;
         };
         placed.answered = true;
@@ -299,7 +321,7 @@ impl Http {
             None
         };
         if end {
-            placed.finish(&mut worker);
+            placed.finish(&*self.host, &mut worker);
         }
     }
 
@@ -314,7 +336,7 @@ impl Http {
             placed.first_token(&*self.host, &mut worker);
         }
         if end {
-            placed.finish(&mut worker);
+            placed.finish(&*self.host, &mut worker);
         }
     }
 
@@ -322,7 +344,7 @@ impl Http {
     fn over(&mut self) {
         let Ok(mut worker) = self.worker.try_borrow_mut() else { return };
         if let Stage::Decided(placed) = &mut self.stage {
-            placed.finish(&mut worker);
+            placed.finish(&*self.host, &mut worker);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! | [`stats`] | every Envoy stat of the filter, in one place |
 //! | [`worker`] | what one VM knows and does: view, router, its place in the journal |
 //! | [`feed`] | the stream to the sidecar, held by one VM of the process |
+//! | [`explain`] | answers requests that ask why, in the pods' place |
 //! | [`http`] | one request's way through the callbacks |
 //! | [`root`] | configuration, ticks, and the callbacks of the stream |
 //!
@@ -24,6 +25,7 @@
     )
 )]
 
+pub mod explain;
 pub mod feed;
 pub mod host;
 pub mod http;

@@ -9,7 +9,7 @@ use warmpath_core::journal::Body;
 use warmpath_core::misses::{Answered, Cause, attribute};
 use warmpath_core::request::{ApiKind, Prompt, Reader};
 use warmpath_core::router::Decision;
-use warmpath_core::units::{EndpointId, Millis, RequestId, Tokens};
+use warmpath_core::units::{EndpointId, Millis, RequestId, Seconds, Tokens};
 
 /// The header that Envoy's override_host policy reads: `ip:port[,ip:port…]`, in the order of preference.
 pub const DESTINATION: &str = "x-gateway-destination-endpoint";
@@ -66,10 +66,11 @@ impl Placed {
     }
 
     pub(crate) fn route(&mut self, worker: &mut Worker, endpoint: EndpointId, matched: Tokens) {
-        let mut bodies = Vec::with_capacity(2);
+        let mut bodies = Vec::with_capacity(3);
         if self.routed.is_some() {
             bodies.push(Body::Void);
         }
+        bodies.push(self.decided(endpoint, matched));
         bodies.push(Body::Route {
             endpoint,
             bytes: self.prompt.bytes,
@@ -79,6 +80,34 @@ impl Placed {
         self.routed = Some(endpoint);
         self.matched = matched;
         worker.journal(self.id, bodies);
+    }
+
+    /// For those who look on: what was decided of a request that went to `endpoint`.
+    fn decided(&self, endpoint: EndpointId, matched: Tokens) -> Body {
+        Body::Decided {
+            reason: self.decision.reason,
+            steered: self.steered,
+            prompt: self.decision.prompt,
+            matched,
+            predicted: self.predicted(endpoint).unwrap_or_default(),
+        }
+    }
+
+    /// The predicted time to first token at an endpoint that was named.
+    fn predicted(&self, endpoint: EndpointId) -> Option<Seconds> {
+        self.decision.choices.iter().find(|c| c.id == endpoint).map(|c| c.predicted)
+    }
+
+    /// The decision as filter state, for access logs and spans.
+    pub(crate) fn note_decision(&self, host: &dyn Host) {
+        let choice = self.decision.choices.first();
+        note(host, "reason", self.decision.reason.name());
+        note(host, "prompt_tokens", &self.decision.prompt.0.to_string());
+        if let Some(choice) = choice {
+            note(host, "choice", &choice.address);
+            note(host, "matched_tokens", &choice.matched.0.to_string());
+            note(host, "predicted_ttft_ms", &format!("{:.1}", choice.predicted.0 * 1000.0));
+        }
     }
 
     /// What really happened counts: Envoy may have retried, skipped a named endpoint, or chosen by itself.
@@ -106,8 +135,13 @@ impl Placed {
     pub(crate) fn first_token(&mut self, host: &dyn Host, worker: &mut Worker) {
         let ttft = host.now().since(self.sent_at);
         let warm = self.matched.0 * 2 >= self.decision.prompt.0 && self.matched.0 > 0;
-        let histogram = if warm { Histogram::TtftWarm } else { Histogram::TtftCold };
-        worker.stats.record(histogram, (ttft.0 * 1000.0) as u64);
+        worker.stats.ttft(self.decision.pool, warm, (ttft.0 * 1000.0) as u64);
+        if let Some(predicted) = self.routed.and_then(|endpoint| self.predicted(endpoint)) {
+            worker.stats.record(Histogram::PredictedTtft, (predicted.0 * 1000.0) as u64);
+        }
+        if worker.config.log_fields {
+            note(host, "ttft_ms", &format!("{:.1}", ttft.0 * 1000.0));
+        }
         if self.routed.is_some() && !self.done {
             worker.journal(self.id, vec![Body::FirstToken { ttft }]);
         }
@@ -120,7 +154,7 @@ impl Placed {
         self.done = true;
     }
 
-    pub(crate) fn finish(&mut self, worker: &mut Worker) {
+    pub(crate) fn finish(&mut self, host: &dyn Host, worker: &mut Worker) {
         if self.done {
             return;
         }
@@ -135,6 +169,11 @@ impl Placed {
             return;
         }
         let usage = self.answer.as_ref().map(Answer::usage).unwrap_or_default();
+        if worker.config.log_fields
+            && let Some(cached) = usage.cached
+        {
+            note(host, "cached_tokens", &cached.0.to_string());
+        }
         if let (Some(prompt), Some(cached)) = (usage.prompt, usage.cached) {
             worker.stats.add(Counter::TruePromptTokens, prompt.0);
             worker.stats.add(Counter::TrueHitTokens, cached.0);
@@ -160,6 +199,12 @@ impl Placed {
         }
         self.done = true;
     }
+}
+
+/// Sets filter state `wasm.warmpath.{field}`.
+fn note(host: &dyn Host, field: &str, value: &str) {
+    // Only for show: nothing depends on it.
+    let _ = host.set_property(&[&format!("warmpath.{field}")], value.as_bytes());
 }
 
 /// Response headers for people who look.

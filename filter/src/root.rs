@@ -37,20 +37,22 @@ impl Root {
 
     fn configure(&mut self) {
         let json = self.host.configuration();
-        let (config, refused) = match Config::parse(&json) {
+        let (config, json, refused) = match Config::parse(&json) {
             Ok(config) => {
-                self.accepted = Some(json);
-                (config, false)
+                self.accepted = Some(json.clone());
+                (config, json, false)
             }
             Err(error) => {
                 let good = self.host.shared_get(&self.good_key()).ok().flatten();
-                let good = good.and_then(|(bytes, _)| Config::parse(&bytes).ok());
+                let good = good.and_then(|(bytes, _)| Some((Config::parse(&bytes).ok()?, bytes)));
                 let doing = if good.is_some() { "keeping the configuration before" } else { "steering nothing" };
                 self.host.log(Level::Critical, &format!("warmpath: {error}; {doing}"));
-                (good.unwrap_or_else(|| Config { mode: Mode::Off, ..Config::default() }), true)
+                let (config, json) =
+                    good.unwrap_or_else(|| (Config { mode: Mode::Off, ..Config::default() }, Vec::new()));
+                (config, json, true)
             }
         };
-        let worker = Worker::new(Rc::clone(&self.host), Rc::new(config));
+        let worker = Worker::new(Rc::clone(&self.host), Rc::new(config), &json);
         if refused {
             worker.stats.add(Counter::ConfigErrors, 1);
         }
@@ -102,7 +104,7 @@ impl RootContext for Root {
         // The SDK panics on None, so a root without a configuration gets a worker that does nothing.
         let worker = self.worker.clone().unwrap_or_else(|| {
             let off = Config { mode: Mode::Off, ..Config::default() };
-            Rc::new(RefCell::new(Worker::new(Rc::clone(&self.host), Rc::new(off))))
+            Rc::new(RefCell::new(Worker::new(Rc::clone(&self.host), Rc::new(off), b"")))
         });
         Some(Box::new(Http::new(Rc::clone(&self.host), worker)))
     }

@@ -52,6 +52,10 @@ metrics! {
     /// Tokens that watched requests would have found cached where they would have been steered, beyond those where
     /// Envoy sent them.
     ShadowWonTokens = "warmpath_shadow_won_tokens",
+    /// Requests answered with an explanation.
+    Explained = "warmpath_explained",
+    /// Requests for an explanation refused: not enabled, or another secret.
+    ExplainRefused = "warmpath_explain_refused",
     /// Destination headers of clients that were removed.
     ClientHeaderStripped = "warmpath_client_header_stripped",
     /// Requests that Envoy sent elsewhere than named (a retry, or an endpoint that the cluster lacks).
@@ -103,6 +107,14 @@ metrics! {
     IndexEntries = "warmpath_index_entries",
     /// Boundaries that a VM forgot because an answer, or the endpoint's counters, showed that they were not there.
     IndexForgotten = "warmpath_index_forgotten",
+    /// Boundaries that a VM dropped for want of room, in its index or in the endpoint's cache.
+    IndexEvicted = "warmpath_index_evicted",
+    /// Slots of the journal that the sidecar was not yet told of.
+    JournalLag = "warmpath_journal_lag",
+    /// What is done with decisions: 0 off, 1 shadow, 2 steer.
+    Mode = "warmpath_mode",
+    /// Share of the requests that are steered, in percent.
+    SteerPercent = "warmpath_steer_percent",
     /// Requests in flight, over all VMs.
     InFlight = "warmpath_in_flight",
     /// Learned bytes a token, times 1000.
@@ -114,10 +126,8 @@ metrics! {
 metrics! {
     /// Histograms.
     Histogram:
-    /// Time to the first generated token of streams whose prompt was at least half cached, in ms.
-    TtftWarm = "prefix=.=warm;.;warmpath_ttft_ms",
-    /// Time to the first generated token of the other streams, in ms.
-    TtftCold = "prefix=.=cold;.;warmpath_ttft_ms",
+    /// Predicted time to the first generated token, of streams whose first token came, in ms.
+    PredictedTtft = "warmpath_predicted_ttft_ms",
     /// Reading and hashing a request's body, in µs.
     ReadTime = "warmpath_read_us",
     /// Folding, deciding and journaling, in µs.
@@ -135,13 +145,18 @@ pub struct Stats {
     misses: Vec<Option<MetricId>>,
     /// By pool, then by reason.
     decisions: Vec<Option<MetricId>>,
+    /// By pool, then warm and cold.
+    ttft: Vec<Option<MetricId>>,
 }
 
+/// The values of the tag `prefix`: whether at least half of the prompt was believed cached.
+const PREFIXES: [&str; 2] = ["warm", "cold"];
+
 impl Stats {
-    /// Defines all metrics. One that Envoy refuses is left out.
+    /// Defines all metrics, unless the configuration wants none. One that Envoy refuses is left out.
     #[must_use]
     pub fn new(host: Rc<dyn Host>, config: &Config) -> Self {
-        let define = |kind, name: &str| host.define_metric(kind, name).ok();
+        let define = |kind, name: &str| if config.stats { host.define_metric(kind, name).ok() } else { None };
         let counter = |name: String| define(MetricKind::Counter, &name);
         Self {
             counters: Counter::ALL.iter().map(|(_, name, _)| define(MetricKind::Counter, name)).collect(),
@@ -165,6 +180,15 @@ impl Stats {
                     Reason::ALL.map(|r| counter(format!("pool=.={pool};.;reason=.={};.;warmpath_decisions", r.name())))
                 })
                 .collect(),
+            ttft: config
+                .pool_names()
+                .flat_map(|pool| {
+                    PREFIXES.map(|prefix| {
+                        let name = format!("pool=.={pool};.;prefix=.={prefix};.;warmpath_ttft_ms");
+                        define(MetricKind::Histogram, &name)
+                    })
+                })
+                .collect(),
             host,
         }
     }
@@ -185,6 +209,13 @@ impl Stats {
     pub fn record(&self, histogram: Histogram, value: u64) {
         if let Some(Some(id)) = self.histograms.get(histogram as usize) {
             self.host.record(*id, value);
+        }
+    }
+
+    /// Records a time to first token, in ms, of a request that was at least half cached or not.
+    pub fn ttft(&self, pool: usize, warm: bool, ms: u64) {
+        if let Some(Some(id)) = self.ttft.get(pool * PREFIXES.len() + usize::from(!warm)) {
+            self.host.record(*id, ms);
         }
     }
 

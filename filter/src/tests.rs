@@ -13,6 +13,7 @@ use warmpath_core::table::{Endpoint, Table};
 use warmpath_core::units::{EndpointId, Millis};
 
 mod decide_by;
+mod told;
 
 /// A VM with a configured plugin.
 struct Vm {

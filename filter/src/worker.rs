@@ -2,11 +2,12 @@
 //!
 //! Kept in the root context, never in statics: plugins with the same code may share one VM.
 
-use crate::feed::{Feed, Work, journal_prefix, tables};
+use crate::feed::{Feed, Greeting, Work, journal_prefix, tables};
 use crate::host::{Host, Level, SharedData, StreamToken, micros, random};
 use crate::stats::{Counter, Gauge, Histogram, Stats};
 use std::rc::Rc;
 use warmpath_core::config::{Config, Mode};
+use warmpath_core::explain::{Explanation, Question};
 use warmpath_core::journal::{ABSENT, Body, Caught, Record, Ring, Store, decode_slot, encode_slot};
 use warmpath_core::placement::Priority;
 use warmpath_core::prefix::{Boundary, FINGERPRINT};
@@ -26,6 +27,8 @@ pub struct Worker {
     host: Rc<dyn Host>,
     /// Its configuration.
     pub config: Rc<Config>,
+    /// The same as JSON without what is secret in it, for the sidecar.
+    told: Vec<u8>,
     /// Its stats.
     pub stats: Stats,
     view: View,
@@ -39,12 +42,13 @@ pub struct Worker {
     refill_wanted: bool,
     refill_asked: Millis,
     warmed: bool,
+    mode_told: bool,
 }
 
 impl Worker {
-    /// A worker by this configuration. Touches nothing outside the VM: Envoy also configures a VM that it throws away.
+    /// A worker by this configuration, which `json` was read into. Touches nothing outside the VM: Envoy also configures a VM that it throws away.
     #[must_use]
-    pub fn new(host: Rc<dyn Host>, config: Rc<Config>) -> Self {
+    pub fn new(host: Rc<dyn Host>, config: Rc<Config>, json: &[u8]) -> Self {
         let vm = random();
         // Another fingerprint, another journal: a new build must not read hashes that it would compute otherwise. The same
         // for a ring of another size, whose numbers stand in other slots.
@@ -62,6 +66,8 @@ impl Worker {
             refill_wanted: false,
             refill_asked: Millis(0),
             warmed: false,
+            mode_told: false,
+            told: Config::without_secrets(json),
             host,
             config,
         }
@@ -86,6 +92,11 @@ impl Worker {
 
     /// Folds, keeps the feed, sets the gauges.
     pub fn tick(&mut self) {
+        if !std::mem::replace(&mut self.mode_told, true) {
+            let percent = if self.config.mode == Mode::Steer { self.config.steer_percent } else { 0.0 };
+            self.stats.set(Gauge::Mode, self.config.mode as u64);
+            self.stats.set(Gauge::SteerPercent, percent.round() as u64);
+        }
         if self.config.mode == Mode::Off {
             return;
         }
@@ -93,8 +104,13 @@ impl Worker {
         self.warm_up(now);
         self.catch_up(now, self.config.limits.fold_slots.saturating_mul(4));
         self.ask_for_refill(now);
-        let work =
-            self.feed.tick(&*self.host, &self.stats, &self.config.sidecar_cluster, &self.config.name, self.origin, now);
+        let greeting = Greeting {
+            cluster: &self.config.sidecar_cluster,
+            plugin: &self.config.name,
+            config: &self.told,
+            origin: self.origin,
+        };
+        let work = self.feed.tick(&*self.host, &self.stats, &greeting, now);
         self.carry_out(work, now);
         if self.feed.is_leading() {
             self.set_gauges(now);
@@ -133,6 +149,13 @@ impl Worker {
         self.stats.decision(decision.pool, decision.reason);
         self.stats.record(Histogram::DecideTime, micros(self.host.nanos().saturating_sub(before)));
         decision
+    }
+
+    /// Says how a request would be decided now, and why.
+    pub fn explain(&mut self, question: Question<'_>) -> Explanation {
+        let now = self.host.now();
+        self.catch_up(now, self.config.limits.fold_slots);
+        self.router.explain(&self.config, &self.view, question, now)
     }
 
     /// Whether a decision for this request is carried out.
@@ -298,12 +321,19 @@ impl Worker {
             (Gauge::TableAge, age as u64),
             (Gauge::IndexEntries, self.view.index().entries() as u64),
             (Gauge::IndexForgotten, self.view.forgotten()),
+            (Gauge::IndexEvicted, self.view.index().evicted()),
+            (Gauge::JournalLag, self.journal_lag()),
             (Gauge::InFlight, self.view.in_flight() as u64),
             (Gauge::BytesPerToken, (bytes_per_token * 1000.0) as u64),
             (Gauge::PrefillRate, prefill_rate as u64),
         ] {
             self.stats.set(gauge, value);
         }
+    }
+
+    fn journal_lag(&self) -> u64 {
+        let end = self.ring.as_ref().map_or(0, Ring::position);
+        self.feed.position().map_or(0, |sent| end.saturating_sub(sent))
     }
 
     /// V8 compiles lazily: runs a made-up request through reading, hashing and deciding before the first real one.

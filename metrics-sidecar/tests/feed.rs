@@ -11,7 +11,7 @@ use warmpath_sidecar::clock::wall;
 use warmpath_sidecar::proto::{Hello, Up, up};
 
 fn hello(origin: u64, plugin: &str, want_refill: bool, fingerprint: u64) -> Hello {
-    Hello { origin, plugin: plugin.to_owned(), position: 0, want_refill, fingerprint, now_ms: 0 }
+    Hello { origin, plugin: plugin.to_owned(), position: 0, want_refill, fingerprint, ..Hello::default() }
 }
 
 fn slot(origin: u64, number: u64, body: Body) -> Vec<u8> {

@@ -20,7 +20,15 @@ fn with<'a>(peers: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn hello(origin: u64, want_refill: bool) -> Hello {
-    Hello { origin, plugin: "p".to_owned(), position: 0, want_refill, fingerprint: 5, now_ms: wall().0 }
+    Hello {
+        origin,
+        plugin: "p".to_owned(),
+        position: 0,
+        want_refill,
+        fingerprint: 5,
+        now_ms: wall().0,
+        ..Hello::default()
+    }
 }
 
 fn slot(origin: u64, number: u64, at: Millis, body: Body) -> Vec<u8> {

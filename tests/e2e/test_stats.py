@@ -31,7 +31,12 @@ TAGGED = [
     *(("load_only", {"cause": cause}) for cause in CAUSES),
     *(("missed_tokens", {"cause": cause}) for cause in MISSES),
 ]
-HISTOGRAMS = [("read_us", {}), ("decide_us", {}), ("ttft_ms", {"prefix": "cold"}), ("ttft_ms", {"prefix": "warm"})]
+HISTOGRAMS = [
+    ("read_us", {}),
+    ("decide_us", {}),
+    ("predicted_ttft_ms", {}),
+    *(("ttft_ms", {"pool": "all", "prefix": prefix}) for prefix in ("warm", "cold")),
+]
 
 
 def tags(pairs: dict[str, str], quote: str = "") -> str:
@@ -71,6 +76,8 @@ def test_gauges_tell_what_is(stack, client, fresh):
     assert stats["prefill_tokens_per_second"] > 0
     assert 1000 < stats["bytes_per_token_milli"] < 10_000
     assert stats["table_age_ms"] < 10_000
+    assert (stats["mode"], stats["steer_percent"], stats["index_evicted"]) == (2, 100, 0)
+    assert stats["journal_lag"] < 100
 
 
 def test_requests_are_counted_by_kind_and_decision(stack, client, fresh):

@@ -60,7 +60,7 @@ class Stack:
 
         def known() -> int:
             status = self.sidecar.status()
-            return status["feeds"][0]["journal_slots"] >= appended and status["views"][0]["entries"]
+            return status["feeds"][0]["journal_records"] >= appended and status["views"][0]["entries"]
 
         return wait_for("the sidecar to know", known)
 

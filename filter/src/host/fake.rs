@@ -36,10 +36,11 @@ pub struct Fake {
     pub closed: RefCell<Vec<StreamToken>>,
     /// Status and headers of the answers given in the pods' place.
     pub replies: RefCell<Vec<(u32, String)>>,
+    pub replied: RefCell<Vec<u8>>,
     /// Refuse to open streams.
     pub no_cluster: Cell<bool>,
     streams: Cell<u32>,
-    names: RefCell<Vec<String>>,
+    pub names: RefCell<Vec<String>>,
     values: RefCell<HashMap<String, u64>>,
 }
 
@@ -100,7 +101,8 @@ impl Host for Fake {
         self.response.borrow_mut().insert(name.to_owned(), value.to_owned());
         Ok(())
     }
-    fn reply(&self, status: u32, headers: &[(&str, &str)], _: &[u8]) -> Result<(), HostError> {
+    fn reply(&self, status: u32, headers: &[(&str, &str)], body: &[u8]) -> Result<(), HostError> {
+        *self.replied.borrow_mut() = body.to_vec();
         self.replies.borrow_mut().push((status, format!("{headers:?}")));
         Ok(())
     }

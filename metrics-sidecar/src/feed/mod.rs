@@ -69,6 +69,8 @@ pub struct StreamInfo {
     pub since: Millis,
     /// Journal slots that came.
     pub slots: AtomicU64,
+    /// Records in them.
+    pub records: AtomicU64,
     /// Tables sent.
     pub tables: AtomicU64,
     /// Refills sent.

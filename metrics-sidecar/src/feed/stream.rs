@@ -65,6 +65,7 @@ pub async fn serve(hub: &Arc<Hub>, peer: String, mut inbound: Streaming<Up>, out
         origin,
         since: hub.clock.now(),
         slots: AtomicU64::new(0),
+        records: AtomicU64::new(0),
         tables: AtomicU64::new(0),
         refills: AtomicU64::new(0),
     });
@@ -241,6 +242,7 @@ impl Session<'_> {
         let folded =
             self.hub.take_journal(&self.key, &self.memory, self.origin, self.clock, journal.position, &journal.slots);
         self.ticket.info.slots.fetch_add(folded.slots, Ordering::Relaxed);
+        self.ticket.info.records.fetch_add(folded.records, Ordering::Relaxed);
         folded.refill_wanted
     }
 

@@ -153,6 +153,9 @@ pub struct FeedStatus {
     pub age_s: f64,
     /// Journal slots that came.
     pub journal_slots: u64,
+    /// Records in them.
+    #[serde(default)]
+    pub journal_records: u64,
     /// Tables sent.
     pub tables: u64,
     /// Refills sent.
@@ -290,6 +293,7 @@ fn feeds(hub: &Hub, now: Millis) -> Vec<FeedStatus> {
             origin: format!("{:016x}", stream.origin.0),
             age_s: now.since(stream.since).0,
             journal_slots: stream.slots.load(Ordering::Relaxed),
+            journal_records: stream.records.load(Ordering::Relaxed),
             tables: stream.tables.load(Ordering::Relaxed),
             refills: stream.refills.load(Ordering::Relaxed),
         })

@@ -1,0 +1,166 @@
+//! What is told to those who look: explanations, records of decisions, filter state for logs, stats.
+
+use super::*;
+use crate::explain::EXPLAIN;
+use warmpath_core::explain::Explanation;
+use warmpath_core::journal::{Body, decode_slot};
+use warmpath_core::placement::Reason;
+use warmpath_core::units::Tokens;
+
+const SECRET: &str = "open sesame 1234";
+
+fn asks(vm: &mut Vm, secret: &str, text: &str) -> (Action, Option<Explanation>) {
+    vm.host.headers.borrow_mut().insert(EXPLAIN.into(), secret.into());
+    let (mut http, action) = vm.begin("/v1/chat/completions", false);
+    let mut action = action;
+    if vm.host.replies.borrow().is_empty() {
+        let body = chat(text);
+        *vm.host.body.borrow_mut() = body.clone();
+        action = http.on_http_request_body(body.len(), true);
+    }
+    vm.host.headers.borrow_mut().remove(EXPLAIN);
+    // What the host says of its own reply must change nothing.
+    http.on_http_response_headers(1, false);
+    http.on_http_response_body(9, true);
+    http.on_log();
+    (action, serde_json::from_slice(&vm.host.replied.take()).ok())
+}
+
+fn records(vm: &mut Vm) -> Vec<Body> {
+    vm.root.on_tick();
+    let messages = vm.host.sent.borrow();
+    let ups = messages.iter().map(|m| proto::Up::decode(m.as_slice()).unwrap().kind);
+    ups.flat_map(|kind| if let Some(proto::up::Kind::Journal(journal)) = kind { journal.slots } else { Vec::new() })
+        .flat_map(|slot| decode_slot(&slot).unwrap())
+        .map(|record| record.body)
+        .filter(|body| !matches!(body, Body::Table { .. } | Body::RefillWanted))
+        .collect()
+}
+
+#[test]
+fn who_knows_the_secret_is_told_why_and_nothing_is_routed() {
+    for wiring in ["streaming", "buffered"] {
+        let config = format!(r#"{{"explain_secret": "{SECRET}", "wiring": "{wiring}"}}"#);
+        let mut vm = Vm::new(&Process::default(), &config);
+        vm.table(1, 3);
+        let (mut http, sent) = vm.chat("hello ");
+        let chosen = sent.split(',').next().unwrap().to_owned();
+        vm.answered(&mut *http, &chosen, "200");
+        vm.done(&mut *http, USAGE);
+        let before = records(&mut vm);
+        let (action, why) = asks(&mut vm, SECRET, "hello ");
+        let why = why.expect("an explanation");
+        assert_eq!(
+            (action, why.reason.as_str(), why.choice.as_deref()),
+            (Action::Pause, "warm", Some(chosen.as_str()))
+        );
+        assert_eq!(why.endpoints.len(), 3);
+        let replies = vm.host.replies.take();
+        assert!(replies.len() == 1 && replies[0].0 == 200 && replies[0].1.contains("x-warmpath-explained"));
+        assert_eq!(records(&mut vm), before, "it goes nowhere");
+        assert_eq!((vm.host.metric("explained"), vm.host.metric("kind=.=chat")), (1, 1));
+        assert_eq!(vm.chat("hello ").1, sent, "the next one is decided as ever");
+    }
+}
+
+#[test]
+fn who_does_not_is_refused_before_anything_is_read() {
+    for (config, secret) in
+        [("{}", SECRET), (r#"{"explain_secret": "open sesame 1234"}"#, "open sesame 1235"), ("{}", "")]
+    {
+        let mut vm = Vm::new(&Process::default(), config);
+        vm.table(1, 3);
+        let (action, why) = asks(&mut vm, secret, "hello ");
+        assert_eq!((action, vm.host.replies.take()[0].0), (Action::Pause, 403));
+        assert!(why.is_none_or(|why| why.endpoints.is_empty()), "an error, not an explanation");
+        assert_eq!((vm.host.metric("explain_refused"), vm.host.metric("kind=.=chat")), (1, 0));
+    }
+}
+
+#[test]
+fn a_decision_stands_in_the_journal_before_its_route() {
+    let mut vm = Vm::new(&Process::default(), "{}");
+    vm.table(1, 2);
+    for _ in 0..2 {
+        let (mut http, sent) = vm.chat("hello ");
+        vm.answered(&mut *http, sent.split(',').next().unwrap(), "200");
+        vm.done(&mut *http, USAGE);
+    }
+    let told = records(&mut vm);
+    let [Body::Decided { reason: Reason::Cold, steered: true, matched: Tokens(0), prompt, .. }, Body::Route { .. }, ..] =
+        told.as_slice()
+    else {
+        panic!("{told:?}")
+    };
+    let Some(Body::Decided { reason: Reason::Warm, matched, prompt: again, .. }) =
+        told.iter().rfind(|body| matches!(body, Body::Decided { .. }))
+    else {
+        panic!("{told:?}")
+    };
+    assert_eq!((matched, again), (again, again), "all of it");
+    assert!(prompt.0 > 0);
+}
+
+#[test]
+fn where_it_really_went_is_told_as_well() {
+    let mut vm = Vm::new(&Process::default(), r#"{"mode": "shadow"}"#);
+    vm.table(1, 2);
+    let (mut http, _) = vm.chat("hello ");
+    vm.answered(&mut *http, "10.0.0.2:80", "200");
+    vm.done(&mut *http, USAGE);
+    let told = records(&mut vm);
+    assert!(matches!(told[0], Body::Decided { steered: false, .. }), "{told:?}");
+    assert!(matches!(told[1], Body::Route { endpoint: EndpointId(2), .. }), "{told:?}");
+}
+
+#[test]
+fn a_refused_request_is_told_without_a_route() {
+    let mut vm = Vm::new(&Process::default(), r#"{"saturation": {"max_waiting": 5, "when_saturated": "reject"}}"#);
+    let load = warmpath_core::table::Load { waiting: 9, ..Default::default() };
+    vm.table_of(1, vec![Endpoint { load, ..endpoint(1) }]);
+    let (mut http, _) = vm.begin("/v1/chat/completions", false);
+    let body = chat("hello ");
+    *vm.host.body.borrow_mut() = body.clone();
+    http.on_http_request_body(body.len(), true);
+    let told = records(&mut vm);
+    assert!(matches!(told.as_slice(), [Body::Decided { reason: Reason::Shed, steered: false, .. }]), "{told:?}");
+}
+
+#[test]
+fn the_decision_is_filter_state_where_it_is_wanted() {
+    for (config, wanted) in [("{}", false), (r#"{"log_fields": true}"#, true)] {
+        let mut vm = Vm::new(&Process::default(), config);
+        vm.table(1, 2);
+        let (mut http, sent) = vm.chat("hello ");
+        vm.answered(&mut *http, sent.split(',').next().unwrap(), "200");
+        vm.done(&mut *http, USAGE);
+        let state = |field: &str| vm.host.property(&[&format!("warmpath.{field}")]);
+        for field in ["reason", "choice", "matched_tokens", "prompt_tokens", "predicted_ttft_ms", "cached_tokens"] {
+            assert_eq!(state(field).is_some(), wanted, "{field}");
+        }
+        if wanted {
+            assert_eq!((state("reason"), state("cached_tokens")), (Some(b"cold".to_vec()), Some(b"480".to_vec())));
+            assert_eq!(state("choice").unwrap(), sent.split(',').next().unwrap().as_bytes());
+        }
+    }
+}
+
+#[test]
+fn without_stats_nothing_is_defined_and_all_works() {
+    let mut vm = Vm::new(&Process::default(), r#"{"stats": false}"#);
+    vm.table(1, 2);
+    assert_ne!(vm.chat("hello ").1, "");
+    assert!(vm.host.names.borrow().is_empty());
+}
+
+#[test]
+fn the_sidecar_is_told_the_configuration_without_its_secret() {
+    let config = format!(r#"{{"name": "default", "steer_percent": 50, "explain_secret": "{SECRET}"}}"#);
+    let vm = Vm::new(&Process::default(), &config);
+    let hello = proto::Up::decode(vm.host.sent.borrow()[0].as_slice()).unwrap().kind;
+    let Some(proto::up::Kind::Hello(hello)) = hello else { panic!("{hello:?}") };
+    let told = String::from_utf8(hello.config).unwrap();
+    assert!(told.contains("50") && !told.contains(SECRET), "{told}");
+    let (mode, percent) = (vm.host.metric("mode"), vm.host.metric("steer_percent"));
+    assert_eq!((mode, percent), (2, 50));
+}
