@@ -145,8 +145,8 @@ PAGE = Page(
                 ),
                 Graph(
                     "KV cache usage per pod",
-                    "Held by running requests; what is kept of finished ones does not count.",
-                    per_pod(KV, "max"),
+                    "Held by running requests, of each pod and the mean; what is kept of finished ones does not count.",
+                    [*per_pod(KV, "max"), Query(f"avg({KV})", "mean")],
                     "percentunit",
                     most=1,
                 ),

@@ -18,6 +18,8 @@ from grafana_foundation_sdk.models.dashboard import (
     DynamicConfigValue,
     Threshold,
     ThresholdsMode,
+    ValueMap,
+    ValueMappingResult,
     VariableHide,
     VariableOption,
     VariableRefresh,
@@ -62,7 +64,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class Number:
-    """One number, the newest. `bad_from` colours it red from there on."""
+    """One number, the newest. `bad_from` colours it red from there on; `words` stand for some values."""
 
     title: str
     says: str
@@ -71,6 +73,7 @@ class Number:
     width: int = 3
     bad_from: float | None = None
     bad_below: float | None = None
+    words: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ def _number(panel: Number, page: Page) -> stat.Panel:
         steps.append(Threshold(value=panel.bad_from, color="red"))
     if panel.bad_below is not None:
         steps.append(Threshold(value=panel.bad_below, color="text"))
-    return (
+    made = (
         stat.Panel()
         .title(panel.title)
         .description(panel.says)
@@ -222,3 +225,7 @@ def _number(panel: Number, page: Page) -> stat.Panel:
         .thresholds(dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
         .with_target(_query(Query(panel.expr), 0, page))
     )
+    if panel.words:
+        texts = {str(value): ValueMappingResult(text=word) for value, word in panel.words.items()}
+        made.mappings([ValueMap(options=texts)])
+    return made

@@ -31,14 +31,22 @@ def gauge(name: str, how: str = "sum") -> str:
     return f"{how}(warmpath_{name}{{$filter}})"
 
 
+def per_endpoint(name: str, how: str = "max") -> str:
+    """A gauge that the sidecar has of each endpoint. Sidecars of several gateway pods have it alike, more or less."""
+    return f"{how} by (pool, endpoint, rank) (warmpath_sidecar_endpoint_{name}{{$filter}})"
+
+
 PREDICTED = ratio(total("predicted_hit_tokens"), total("prompt_tokens"))
 TRUE = ratio(total("true_hit_tokens"), total("true_prompt_tokens"))
 # Tokens that need no prefill, by what a pod computes in a second: seconds of a pod.
 POD_SECONDS = f"{total('predicted_hit_tokens')} / ({gauge('prefill_tokens_per_second', 'avg')} > 0)"
-PER_ENDPOINT = (
-    f"max by (pool, endpoint, rank) (warmpath_sidecar_endpoint_running{{$filter}})"
-    f" + max by (pool, endpoint, rank) (warmpath_sidecar_endpoint_waiting{{$filter}})"
-)
+# By the filter's own clock. The same streams in both, where all are steered.
+MEAN_TTFT = {
+    "predicted": ratio(total("predicted_ttft_ms_sum"), total("predicted_ttft_ms_count")),
+    "true": ratio(total("ttft_ms_sum"), total("ttft_ms_count")),
+}
+OF_ENDPOINT = "{{endpoint}} {{rank}}"
+REQUESTS = f"{per_endpoint('running')} + {per_endpoint('waiting')}"
 
 PAGE = Page(
     uid="warmpath-routing",
@@ -94,6 +102,44 @@ PAGE = Page(
                     gauge("table_age_ms", "max"),
                     "ms",
                     bad_from=10_000,
+                ),
+                Number(
+                    "Mode",
+                    "What the plugin does with its decisions. The least, where gateways differ.",
+                    gauge("mode", "min"),
+                    words={0: "off", 1: "shadow", 2: "steer"},
+                ),
+                Number(
+                    "Steer percent",
+                    "Share of the requests that are steered; 0 but in mode steer. The least, where gateways differ.",
+                    f"{gauge('steer_percent', 'min')} / 100",
+                    "percentunit",
+                ),
+                Number("TTFT p90", "Of streams, as the gateway sees it.", quantile(0.9, "ttft_ms"), "ms"),
+                Number(
+                    "Predicted TTFT p90",
+                    "Of the streams that went where they were named, as predicted when they were placed.",
+                    quantile(0.9, "predicted_ttft_ms"),
+                    "ms",
+                ),
+                Number("In flight", "Requests under way, by the journal.", gauge("in_flight", "max")),
+                Number(
+                    "Failing endpoints",
+                    "As the sidecar with the most sees it. They get nothing.",
+                    'max(warmpath_sidecar_endpoints{$filter, state="failing"})',
+                    bad_from=1,
+                ),
+                Number(
+                    "Journal lag",
+                    "Slots that Envoy has not sent to its sidecar yet. Should be near 0.",
+                    gauge("journal_lag", "max"),
+                    bad_from=1_000,
+                ),
+                Number(
+                    "Discovery in step",
+                    "1 while each source of endpoints is read and followed.",
+                    "min(warmpath_sidecar_discovery_synced{$filter})",
+                    bad_below=1,
                 ),
             ],
         ),
@@ -203,6 +249,34 @@ PAGE = Page(
                     "ms",
                 ),
                 Graph("Streams warm and cold", "A second.", by("prefix", "ttft_ms_count"), "reqps", stacked=True),
+                Graph(
+                    "TTFT p90 by pool and prefix",
+                    "One pool above the others has too few pods, or longer prompts.",
+                    [
+                        Query(
+                            f"histogram_quantile(0.9, sum by (le, pool, prefix) ({rate('ttft_ms_bucket')})) >= 0",
+                            "{{pool}} {{prefix}}",
+                        )
+                    ],
+                    "ms",
+                ),
+                Graph(
+                    "TTFT, predicted and true",
+                    "Decisions are only as good as this; far apart, see the learned prefill rate. Streams that went elsewhere than "
+                    "named (all but a few in shadow) have no prediction.",
+                    [
+                        Query(quantile(q, name), f"{legend} p{q * 100:.0f}")
+                        for legend, name in (("predicted", "predicted_ttft_ms"), ("true", "ttft_ms"))
+                        for q in (0.5, 0.9)
+                    ],
+                    "ms",
+                ),
+                Graph(
+                    "Mean TTFT, predicted and true",
+                    "Exact, where the quantiles are guessed between Envoy's wide buckets; but a few slow streams weigh much.",
+                    [Query(expr, legend) for legend, expr in MEAN_TTFT.items()],
+                    "ms",
+                ),
             ],
         ),
         Row(
@@ -211,12 +285,12 @@ PAGE = Page(
                 Graph(
                     "Requests per endpoint",
                     "Running and waiting at the sidecar's last scrape.",
-                    [Query(PER_ENDPOINT, "{{endpoint}} {{rank}}")],
+                    [Query(REQUESTS, OF_ENDPOINT)],
                 ),
                 Graph(
                     "Imbalance",
                     "The busiest endpoint by the mean of its pool. 1 is even; above 2.5 for long, look which prefix is hot.",
-                    [Query(f"max by (pool) ({PER_ENDPOINT}) / (avg by (pool) ({PER_ENDPOINT}) > 0)", "{{pool}}")],
+                    [Query(f"max by (pool) ({REQUESTS}) / (avg by (pool) ({REQUESTS}) > 0)", "{{pool}}")],
                 ),
                 Graph(
                     "Endpoints by state",
@@ -268,6 +342,12 @@ PAGE = Page(
                     [Query(f"sum by (cause) (rate(warmpath_sidecar_scrape_errors_total{{$filter}}{RATE}))", "{{cause}}")],
                 ),
                 Graph(
+                    "Sources of endpoints in step",
+                    "1 while a source is read and followed; 0: its last endpoints stay in force.",
+                    [Query("min by (gateway, source) (warmpath_sidecar_discovery_synced{$filter})", "{{gateway}} {{source}}")],
+                    most=1,
+                ),
+                Graph(
                     "Feed streams",
                     "Opened and ended, a second. One stream a plugin should stay open for hours.",
                     [Query(total("feed_opened"), "opened"), Query(total("feed_closed"), "ended")],
@@ -298,10 +378,21 @@ PAGE = Page(
                     ],
                 ),
                 Graph(
+                    "Journal lag",
+                    "Slots that Envoy has not sent to its sidecar yet. Grows while the sidecar is away.",
+                    [Query("max by (pod) (warmpath_journal_lag{$filter})", "{{pod}}")],
+                ),
+                Graph(
                     "Index",
-                    "Boundaries in a VM's index, and those forgotten because an answer showed that they were not there.",
+                    "Boundaries in a VM's index.",
+                    [Query("max by (gateway) (warmpath_index_entries{$filter})", "{{gateway}}")],
+                ),
+                Graph(
+                    "Evicted and forgotten",
+                    "Boundaries, since the VM began. Evicted: for want of room, in the index or in their endpoint's cache. "
+                    "Forgotten: an answer showed that they were not there.",
                     [
-                        Query("max by (gateway) (warmpath_index_entries{$filter})", "{{gateway}} entries"),
+                        Query("max by (gateway) (warmpath_index_evicted{$filter})", "{{gateway}} evicted"),
                         Query("max by (gateway) (warmpath_index_forgotten{$filter})", "{{gateway}} forgotten"),
                     ],
                 ),
@@ -346,6 +437,30 @@ PAGE = Page(
                         Query(total("table_errors"), "table refused"),
                         Query(total("host_errors"), "call refused by Envoy"),
                     ],
+                ),
+            ],
+        ),
+        Row(
+            "Rollout and explanations",
+            [
+                Graph(
+                    "Mode",
+                    "0 off, 1 shadow, 2 steer.",
+                    [Query("min by (gateway) (warmpath_mode{$filter})", "{{gateway}}")],
+                    most=2,
+                ),
+                Graph(
+                    "Steer percent",
+                    "Share of the requests that are steered; 0 but in mode steer.",
+                    [Query("min by (gateway) (warmpath_steer_percent{$filter}) / 100", "{{gateway}}")],
+                    "percentunit",
+                    most=1,
+                ),
+                Graph(
+                    "Explanations",
+                    "Answered a second, and refused: not enabled, or another secret.",
+                    [Query(total("explained"), "answered"), Query(total("explain_refused"), "refused")],
+                    "reqps",
                 ),
             ],
         ),

@@ -53,8 +53,9 @@ def defined() -> dict[str, tuple[str, set[str]]]:
         kind = re.search(r"^    (Counter|Gauge|Histogram):", block, re.M)[1].lower()
         for text in re.findall(r'= "([^"]+)"', block):
             result[text.rsplit(".;.", 1)[-1]] = (kind, set(re.findall(r"(\w+)=\.=", text)))
-    for text in re.findall(r'format!\("([^"]+)"', SOURCE):
-        result[text.rsplit(".;.", 1)[-1]] = ("counter", set(re.findall(r"(\w+)=\.=", text)))
+    for text, kind in re.findall(r'format!\("([^"]+)"(?:\);\s*define\(MetricKind::(\w+))?', SOURCE):
+        tags = set(re.findall(r"(\w+)=\.=", text))
+        result[text.rsplit(".;.", 1)[-1]] = (kind.lower() or "counter", tags)
     return {name.removeprefix(".;"): what for name, what in result.items()}
 
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import yaml
+from stack.paths import ROOT
 from stack.process import wait_for
 
 from conftest import RULES
@@ -41,6 +42,18 @@ def test_a_dashboards_query_returns_data(prometheus, title, expr):
         prometheus.query(expr)
     else:
         wait_for(f"data of {expr}", lambda: prometheus.query(expr), timeout=30, every=0.2)
+
+
+IN_THE_DOCS = re.findall(r"^\| .* \| `(.*)` \|$", (ROOT / "docs/metrics.md").read_text().split("## In Prometheus")[1], re.M)
+
+
+@pytest.mark.parametrize("expr", [expr for expr in IN_THE_DOCS if "(" in expr])
+def test_a_query_of_the_docs_returns_data(prometheus, expr):
+    assert prometheus.query(expr)
+
+
+def test_the_docs_have_queries():
+    assert len([expr for expr in IN_THE_DOCS if "(" in expr]) >= 9
 
 
 @pytest.mark.parametrize("rule", RECORDED, ids=lambda rule: rule["record"])
