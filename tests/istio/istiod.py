@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from stack.cluster import Cluster
+from stack.observe import FOLDER
 from stack.paths import ROOT
 from stack.process import Process, wait_for
 
@@ -105,6 +106,8 @@ class Istiod:
         values = folder / "values.yaml"
         values.write_text(yaml.safe_dump_all([{"meshConfig": {**stat_tags()["meshConfig"], **STOCK_VALUES["meshConfig"]}}]))
         command = [release.helm, "template", "istiod", release.files / "istio-discovery", "-n", NAMESPACE, "-f", values]
+        # Providers that do nothing until a Telemetry resource names them.
+        command += ["-f", FOLDER / "istiod-values.yaml"]
         made = subprocess.run(command, capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
         return [resource for resource in yaml.safe_load_all(made.stdout) if resource]

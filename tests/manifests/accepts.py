@@ -33,6 +33,8 @@ def _applied(whole: dict, patches: list[dict]) -> dict:
                 clusters.append(merged)
             case "CLUSTER", "ADD":
                 clusters.append(value)
+            case "NETWORK_FILTER", "MERGE":
+                manager.update(value["typed_config"])
             case "VIRTUAL_HOST", "MERGE":
                 manager["route_config"]["virtual_hosts"][0].update(value)
             case _:

@@ -88,6 +88,27 @@ def test_the_files_in_istio_are_the_defaults():
     assert comparable(DEFAULTS) == comparable(rendered())
 
 
+def test_the_files_in_istio_observe_are_the_values_for_them():
+    for by, names in {"telemetry": ["telemetry.yaml"], "envoyfilter": ["access-log.yaml", "trace-tags.yaml"]}.items():
+        ours = [document for name in names for document in documents(ISTIO / "observe" / name)]
+        theirs = comparable(rendered(accessLog={"by": by}, tracing={"by": by}))
+        # What the defaults have as well: the wiring.
+        assert comparable(ours) == {k: v for k, v in theirs.items() if k not in comparable(DEFAULTS)}
+
+
+@pytest.mark.parametrize("wiring", ["buffered", "streaming"])
+@pytest.mark.parametrize("asked", ["accessLog", "tracing"])
+def test_who_asks_for_the_decision_in_log_or_spans_gets_it_noted(wiring, asked):
+    assert plugin_config([t for t in rendered(wiring=wiring, **{asked: {"by": "envoyfilter"}}) if "-" not in key(t)[2]])["log_fields"]
+    assert "log_fields" not in plugin_config(rendered(wiring=wiring))
+
+
+@pytest.mark.parametrize("percent", [0, 2.5, 100])
+def test_a_share_of_traces_is_asked_for_as_it_is_given(percent):
+    (asked,) = one(rendered(tracing={"by": "telemetry", "samplingPercent": percent}), "Telemetry")["spec"]["tracing"]
+    assert asked["randomSamplingPercentage"] == percent
+
+
 def test_the_streaming_overlay_is_the_streaming_wiring():
     (ours,) = documents(ISTIO / "streaming" / "envoyfilter.yaml")
     theirs = comparable(rendered(wiring="streaming"))

@@ -202,9 +202,12 @@ def bootstrap(
     plugin: bool = True,
     lds: Path | None = None,
     model_routes: dict[str, list[str]] | None = None,
+    manager: dict | None = None,
+    clusters: dict[str, str] | None = None,
 ) -> dict:
     """The whole configuration. With `lds`, the listener is put there instead, so that it can be changed live. Requests
-    whose model (by the header, a regex) is in `model_routes` go to those pods, in a cluster of their own."""
+    whose model (by the header, a regex) is in `model_routes` go to those pods, in a cluster of their own. `manager` is
+    more for the HTTP connection manager (access logs, tracing), `clusters` are others by name and address."""
     routes = [
         _route(f"pool-{n}", {"prefix": "/", "headers": [{"name": MODEL, "string_match": {"safe_regex": {"regex": model}}}]})
         for n, model in enumerate(model_routes or {})
@@ -234,6 +237,7 @@ def bootstrap(
                                 }
                             ]
                         },
+                        **(manager or {}),
                     )
                 ]
             }
@@ -241,13 +245,19 @@ def bootstrap(
     }
     policy = "round_robin" if wiring == "none" else "least_request"
     pools = [_pool_cluster(f"pool-{n}", addresses, policy) for n, addresses in enumerate((model_routes or {}).values())]
-    resources: dict = {"clusters": [_pool_cluster("pool", pods, policy), *pools, _feed_cluster(feed)]}
+    others = [
+        {"name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": _endpoints(name, [address])}
+        for name, address in (clusters or {}).items()
+    ]
+    resources: dict = {"clusters": [_pool_cluster("pool", pods, policy), *pools, _feed_cluster(feed), *others]}
     result: dict = {
         "node": {"id": "gateway", "cluster": "gateway"},
         "admin": {"address": _address(f"127.0.0.1:{admin}")},
         "stats_config": {"stats_tags": STATS_TAGS},
         # Histograms are merged when stats are flushed.
         "stats_flush_interval": "0.5s",
+        # Spans are sent at once, not five together.
+        "layered_runtime": {"layers": [{"name": "spans", "static_layer": {"tracing.opentelemetry.min_flush_spans": 1}}]},
         "static_resources": resources,
     }
     if lds is None:
@@ -305,9 +315,11 @@ class Envoy(Admin):
         live: bool = False,
         listen: int | None = None,
         model_routes: dict[str, list[str]] | None = None,
+        manager: dict | None = None,
+        clusters: dict[str, str] | None = None,
     ):
         self.folder, self.wiring, self.pods, self.feed, self.plugin = folder, wiring, pods, feed, plugin
-        self.model_routes = model_routes
+        self.model_routes, self.manager, self.clusters = model_routes, manager, clusters
         self.port = listen or free_port()
         self.admin = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -325,6 +337,9 @@ class Envoy(Admin):
                 "--disable-hot-restart",
                 "--log-level",
                 "warning",
+                # Of access logs; 10 s by default.
+                "--file-flush-interval-msec",
+                "100",
             ],
             folder / "envoy.log",
         )
@@ -347,14 +362,19 @@ class Envoy(Admin):
             self.plugin,
             self.lds,
             self.model_routes,
+            self.manager,
+            self.clusters,
         )
         (self.folder / "envoy.json").write_text(json.dumps(whole))
+
+    def access_log(self) -> list[dict]:
+        """Lines of JSON access logs that go to /dev/stdout."""
+        return [json.loads(line) for line in self.process.log().splitlines() if line.startswith("{") and line.endswith("}")]
 
     def ready(self) -> bool:
         if not self.process.alive():
             raise RuntimeError(f"Envoy ended:\n{self.process.log()[-3000:]}")
         return self.get("/ready").startswith("LIVE")
-
 
     def stop(self) -> None:
         self.process.stop()

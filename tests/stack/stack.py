@@ -21,6 +21,7 @@ class Stack:
         sidecar: bool = True,
         live: bool = False,
         pod_options: dict | None = None,
+        **envoy,
     ):
         self.folder = folder
         self.parts: list = []
@@ -36,7 +37,7 @@ class Stack:
             feed = self.sidecar.feed if self.sidecar else "127.0.0.1:1"
             config = {"debug_headers": True, **(config or {})}
             addresses = [p.address for p in self.pods]
-            self.envoy = self.add(Envoy(folder, wiring, addresses, feed, config, concurrency, live=live))
+            self.envoy = self.add(Envoy(folder, wiring, addresses, feed, config, concurrency, live=live, **envoy))
             if self.sidecar and wiring != "none" and config.get("mode") != "off":
                 self.wait_for_table(pods * options.get("ranks", 1))
         except BaseException:

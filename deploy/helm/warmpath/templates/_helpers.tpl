@@ -69,6 +69,7 @@ http://127.0.0.1:9464/filter.wasm
 {{- $known := dict }}
 {{- if eq .Values.wiring "streaming" }}{{ $_ := set $known "wiring" "streaming" }}{{ end }}
 {{- with .Values.pathPrefix }}{{ $_ := set $known "path_prefix" . }}{{ end }}
+{{- if or .Values.accessLog.by .Values.tracing.by }}{{ $_ := set $known "log_fields" true }}{{ end }}
 {{- if include "warmpath.namesPools" . }}
 {{- $pools := list }}
 {{- range .Values.pools }}
