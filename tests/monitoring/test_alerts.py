@@ -80,3 +80,21 @@ def test_what_dies_is_told_and_what_comes_back_is_quiet_again(stack, at_once, tm
         assert prometheus.firing() == {"WarmpathSidecarDown", "WarmpathTableStale"}
     finally:
         prometheus.stop()
+
+
+def test_a_source_that_is_not_read_and_a_plugin_that_is_switched_off_are_told(at_once, tmp_path):
+    with Stack(tmp_path, "buffered", pods=2, live=True) as stack:
+        prometheus = watched(tmp_path, stack, at_once)
+        try:
+            wait_for("targets", lambda: len(prometheus.query("up == 1")) == 5)
+            wait_for("quiet", lambda: prometheus.query("warmpath_mode == 2") and prometheus.firing() == set())
+
+            stack.sidecar.file.write_text("{")
+            wait_for("the alert", lambda: prometheus.firing() == {"WarmpathDiscoveryNotInStep"})
+            stack.sidecar.write([pod.address for pod in stack.pods])
+            wait_for("quiet", lambda: prometheus.firing() == set())
+
+            stack.envoy.write({"mode": "off"})
+            wait_for("the alert", lambda: prometheus.firing() == {"WarmpathNotSteering"})
+        finally:
+            prometheus.stop()
