@@ -65,6 +65,11 @@ class Dump:
                     if filters := network.get("typed_config", {}).get("http_filters"):
                         yield listener["name"], filters
 
+    def notes_decisions(self) -> bool:
+        """Whether an access log or a tracer asks the plugin for what it decides."""
+        running = [listener.get("active_state") for listener in self._list("ListenersConfigDump", "dynamic_listeners")]
+        return "wasm.warmpath.reason" in json.dumps(running)
+
     def extensions(self) -> "dict[str, dict]":
         """Extension configurations by name."""
         found = (entry["ecds_filter"] for entry in self._list("EcdsConfigDump", "ecds_filters"))
@@ -163,6 +168,8 @@ def _plugin(seen: Dump, wiring: str) -> "Iterator[Finding]":
             yield Finding(False, f"plugin {name}: `wiring: {asked}` in the {wiring} wiring", f"set `wiring: {wiring}`")
         if wiring == "streaming" and not config.get("allow_on_headers_stop_iteration"):
             yield Finding(False, f"plugin {name}: may not stop at the headers", "set allow_on_headers_stop_iteration")
+        if seen.notes_decisions() and not settings.get("log_fields"):
+            yield Finding(False, f"plugin {name}: access log or spans ask for its decisions, it notes none", "set `log_fields: true`")
         if (mode := settings.get("mode", "steer")) != "steer":
             yield Finding(None, f"plugin {name}: `mode: {mode}`, so nothing is steered yet")
 

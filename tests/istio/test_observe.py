@@ -109,7 +109,7 @@ def test_telemetry_puts_the_decision_into_log_and_spans(mesh, replica, client, f
     assert {logged[f"warmpath_{field}"] for field in FIELDS} == {None}
 
 
-def test_an_envoyfilter_alone_logs_the_decision(mesh, replica, client, fresh, noted):
+def test_an_envoyfilter_alone_logs_the_decision(mesh, replica, client, wiring, fresh, noted):
     mesh.apply("-f", FOLDER / "access-log.yaml")
     wait_for("the log", lambda: "warmpath_reason" in manager(replica))
     traced = Traced()
@@ -117,6 +117,10 @@ def test_an_envoyfilter_alone_logs_the_decision(mesh, replica, client, fresh, no
     # The gateway does not trace: the header is the client's.
     logged = line(replica, lambda line: line["traceparent"] == traced.parent)
     assert decided(answer, "warmpath_").items() <= logged.items()
+    mesh.wire(wiring, mode="steer", debug_headers=True)
+    forgotten = "access log or spans ask for its decisions, it notes none"
+    wait_for("the check", lambda: [f for f in replica.gateway.findings() if forgotten in f.what])
+    assert [f.todo for f in replica.gateway.findings() if f.good is False] == ["set `log_fields: true`"]
     mesh.cluster.kubectl("delete", "-f", FOLDER / "access-log.yaml")
     wait_for("no log", lambda: "warmpath_reason" not in manager(replica))
 
