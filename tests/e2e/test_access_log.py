@@ -102,3 +102,12 @@ def test_without_log_fields_nothing_is_said_of_decisions(start, fresh, log_field
     traced = Traced()
     assert Client(stack.envoy.url).chat(fresh(), traced.headers).status == 200
     assert (line(stack, traced)["warmpath_reason"] is not None) == log_fields
+
+
+def test_a_request_left_to_envoy_has_a_reason_and_no_choice(start, fresh):
+    stack = start.stack("buffered", config={"log_fields": True}, manager=merged("access-log.yaml"), sidecar=False)
+    traced = Traced()
+    answer = Client(stack.envoy.url).chat(fresh(), traced.headers)
+    logged = line(stack, traced)
+    assert (logged["warmpath_reason"], logged["upstream"]) == ("fallback", answer.pod)
+    assert logged["warmpath_choice"] is logged["warmpath_matched_tokens"] is logged["warmpath_predicted_ttft_ms"] is None
