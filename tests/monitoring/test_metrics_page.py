@@ -121,9 +121,9 @@ def as_text_format(page: str) -> str:
 def test_the_table_is_what_the_sidecar_exports(sidecar_page):
     found, values = exported(as_text_format(sidecar_page), "warmpath_sidecar_")
     assert found == SIDECAR
-    states = code(next(row for row in rows("The sidecar") if "endpoints`" in row[0])[3])
-    assert values["warmpath_sidecar_endpoints", "state"] == set(states)
-    causes = code(next(row for row in rows("The sidecar") if "scrape_errors" in row[0])[3])
+    says = {code(row[0])[0]: row[3] for row in rows("The sidecar")}
+    assert values["warmpath_sidecar_endpoints", "state"] == set(code(says["warmpath_sidecar_endpoints"]))
+    causes = code(says["warmpath_sidecar_scrape_errors_total"])
     assert values["warmpath_sidecar_scrape_errors_total", "cause"] <= set(causes)
 
 
