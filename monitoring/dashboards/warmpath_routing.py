@@ -288,6 +288,22 @@ PAGE = Page(
                     [Query(REQUESTS, OF_ENDPOINT)],
                 ),
                 Graph(
+                    "In flight per endpoint",
+                    "By the journal: what was sent there and has not ended. Far below running and waiting: others send too.",
+                    [Query(per_endpoint("in_flight"), OF_ENDPOINT)],
+                ),
+                Graph(
+                    "Believed warm, per endpoint",
+                    "Share of its KV cache that the filter believes to be filled with prompts that it knows.",
+                    [
+                        Query(
+                            f"{per_endpoint('predicted_warm_tokens')} / ({per_endpoint('capacity_tokens')} > 0)",
+                            OF_ENDPOINT,
+                        )
+                    ],
+                    "percentunit",
+                ),
+                Graph(
                     "Imbalance",
                     "The busiest endpoint by the mean of its pool. 1 is even; above 2.5 for long, look which prefix is hot.",
                     [Query(f"max by (pool) ({REQUESTS}) / (avg by (pool) ({REQUESTS}) > 0)", "{{pool}}")],
@@ -340,6 +356,23 @@ PAGE = Page(
                     "Failed scrapes by cause",
                     "A second. Empty as long as none failed.",
                     [Query(f"sum by (cause) (rate(warmpath_sidecar_scrape_errors_total{{$filter}}{RATE}))", "{{cause}}")],
+                ),
+                Graph(
+                    "Last scrape per endpoint",
+                    "Seconds. One endpoint far above the others: its process has no time, even for its metrics.",
+                    [Query(per_endpoint("scrape_seconds"), OF_ENDPOINT)],
+                    "s",
+                ),
+                Graph(
+                    "Failed scrapes per endpoint",
+                    "A second, by cause. Empty as long as none failed.",
+                    [
+                        Query(
+                            "sum by (endpoint, rank, cause) ("
+                            f"rate(warmpath_sidecar_endpoint_scrape_errors_total{{$filter}}{RATE})) > 0",
+                            OF_ENDPOINT + " {{cause}}",
+                        )
+                    ],
                 ),
                 Graph(
                     "Sources of endpoints in step",
