@@ -5,13 +5,17 @@
 //! | `sim` | one simulated vLLM pod: real HTTP, a true block cache, simulated prefill and decode time |
 //! | `replay` | many rules of placement over many workloads in simulated time |
 //! | `play` | an open-loop player of recorded OpenAI requests that reports hit ratio and latencies |
+//! | `load` | one steady load on a gateway, with the CPU time that its processes take for it |
 //!
 //! The simulator shares no code with the router on purpose: it renders, tokenises and hashes prompts its own way,
 //! so that a mistake in the router's view of a prompt shows up as a missed cache hit instead of cancelling out.
 
+mod args;
 mod hash;
 mod json;
+mod load;
 mod play;
+mod quantiles;
 mod replay;
 mod sim;
 
@@ -32,6 +36,8 @@ enum Command {
     Sim(sim::Options),
     /// Play a trace of OpenAI requests through a gateway, and report.
     Play(play::Options),
+    /// Put a steady load on a gateway, and report latencies and CPU time.
+    Load(load::Options),
     /// Compare rules of placement in simulated time.
     Replay(Box<replay::Options>),
 }
@@ -41,6 +47,7 @@ async fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Sim(options) => sim::run(options).await.map(|()| ExitCode::SUCCESS),
         Command::Play(options) => play::run(options).await,
+        Command::Load(options) => load::run(options).await.map(|()| ExitCode::SUCCESS),
         Command::Replay(options) => replay::run(&options).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     done.unwrap_or_else(|error| {

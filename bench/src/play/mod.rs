@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep_until};
 pub use self::options::Options;
 use self::progress::Progress;
 use self::report::{Record, Report};
+pub use self::request::Whole;
 use self::request::{Http, Outcome};
 use self::trace::Planned;
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use hyper::Uri;
 
+use crate::args;
+
 /// What to play, how fast, and where the results go.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
@@ -15,7 +17,7 @@ pub struct Options {
     #[arg(long)]
     pub trace: PathBuf,
     /// How many times faster than recorded requests are sent.
-    #[arg(long, default_value_t = 16.0, value_parser = positive)]
+    #[arg(long, default_value_t = 16.0, value_parser = args::positive)]
     pub speed: f64,
     /// Play only the first N requests.
     #[arg(long)]
@@ -36,7 +38,7 @@ pub struct Options {
     #[arg(long)]
     pub model: Option<String>,
     /// Seconds after which a request has failed.
-    #[arg(long, default_value_t = 120.0, value_parser = positive)]
+    #[arg(long, default_value_t = 120.0, value_parser = args::positive)]
     pub timeout_s: f64,
     /// Write the summary here, as JSON.
     #[arg(long)]
@@ -61,12 +63,5 @@ impl Options {
     /// When a request has failed.
     pub fn timeout(&self) -> Duration {
         Duration::from_secs_f64(self.timeout_s)
-    }
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if value > 0.0 && value <= 1e9 => Ok(value),
-        _ => Err("must be a number above 0 and at most 1e9".to_owned()),
     }
 }

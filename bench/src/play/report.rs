@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::request::Outcome;
 use super::scrape::Counters;
 use super::trace::Planned;
+use crate::quantiles::{Sorted, thousandths};
 
 /// The summary, as written to `--json`. Times are of requests that succeeded; absent where there were none.
 #[derive(Debug, Serialize)]
@@ -95,32 +96,6 @@ fn spread(outcomes: &[Outcome], pods: &BTreeMap<String, Counters>) -> BTreeMap<S
 
 fn ratio(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { (part as f64 / whole as f64 * 1e4).round() / 1e4 }
-}
-
-fn thousandths(value: f64) -> f64 {
-    (value * 1e3).round() / 1e3
-}
-
-/// Durations in milliseconds, ascending.
-struct Sorted(Vec<f64>);
-
-impl Sorted {
-    fn new(durations: impl Iterator<Item = Duration>) -> Self {
-        let mut all: Vec<f64> = durations.map(|duration| duration.as_secs_f64() * 1e3).collect();
-        all.sort_by(f64::total_cmp);
-        Self(all)
-    }
-
-    fn mean(&self) -> Option<f64> {
-        let count = self.0.len();
-        (count > 0).then(|| thousandths(self.0.iter().sum::<f64>() / count as f64))
-    }
-
-    /// The smallest value that at least `percent` of all are at or below (nearest rank).
-    fn percentile(&self, percent: usize) -> Option<f64> {
-        let rank = (self.0.len() * percent).div_ceil(100).max(1);
-        self.0.get(rank - 1).map(|value| thousandths(*value))
-    }
 }
 
 impl fmt::Display for Report {

@@ -45,9 +45,11 @@ pub struct Outcome {
     pub failure: Option<String>,
 }
 
+/// An answer that is not streamed.
 #[derive(Deserialize)]
-struct Whole {
-    usage: Option<Usage>,
+pub struct Whole {
+    /// Token counts.
+    pub usage: Option<Usage>,
 }
 
 /// Posts `body` to `uri` and reads the answer to its end.

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `server` | connections, routes, and the echo for paths that vLLM does not know |
 //! | `generate` | one LLM request, from body to answer |
+//! | `drain` | chats answered unread, to measure what stands in front |
 //! | `api` | the four request and answer formats |
 //! | `prompt`, `tokens`, `words` | chat template, tokeniser, generated text |
 //! | `engine` | block cache, scheduler, simulated time |
@@ -12,6 +13,7 @@
 mod answer;
 pub(crate) mod api;
 mod debug;
+mod drain;
 pub(crate) mod engine;
 mod generate;
 mod metrics;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::engine::Shape;
+use crate::args;
 
 /// How large and fast the pod is, and what it serves.
 #[derive(clap::Args, Clone, Debug)]
@@ -35,6 +36,10 @@ pub struct Options {
     /// Answer at once, without simulated work; the cache is counted all the same.
     #[arg(long)]
     pub instant: bool,
+    /// Answer chats at once without reading them, and say that this share of each prompt was cached. The cheapest way to
+    /// answer, to measure what stands in front.
+    #[arg(long, value_name = "SHARE", value_parser = args::share)]
+    pub drain: Option<f64>,
     /// Data-parallel ranks: engines with a cache each, chosen by X-data-parallel-rank, else in turn.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub ranks: u32,

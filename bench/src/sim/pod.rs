@@ -23,6 +23,8 @@ pub struct Pod {
     pub engines: Vec<Arc<Engine>>,
     /// Tokens in a block.
     pub block_size: usize,
+    /// Where chats are answered unread: the share of each that is told to be cached.
+    pub drain: Option<f64>,
     /// The last requests.
     pub log: RequestLog,
     /// Start, in unix seconds.
@@ -53,6 +55,7 @@ impl Pod {
             loras: options.loras.iter().map(|name| name.as_str().into()).collect(),
             engines: (0..options.ranks).map(|_| Engine::start(shape.clone())).collect(),
             block_size: shape.block_size,
+            drain: options.drain,
             log: RequestLog::default(),
             started: unix_seconds(),
             name: name.unwrap_or_else(|_| HeaderValue::from_static("sim")),

@@ -20,7 +20,7 @@ use super::api::Api;
 use super::debug::Behaviour;
 use super::pages::{self, Body, error, full, json};
 use super::pod::Pod;
-use super::{generate, prompt};
+use super::{drain, generate, prompt};
 use crate::hash::{Fnv, fnv};
 
 /// Largest body of a path that reads it whole.
@@ -100,6 +100,11 @@ async fn route(pod: &Arc<Pod>, request: Request<Incoming>) -> Result<Response<Bo
 }
 
 async fn llm(pod: &Arc<Pod>, api: Api, parts: Parts, body: Incoming) -> Result<Response<Body>, Reset> {
+    if let Some(cached) = pod.drain
+        && api == Api::Chat
+    {
+        return Ok(drain::answer(cached, body).await);
+    }
     let body = match read(body).await {
         Ok(body) => body,
         Err(refusal) => return Ok(*refusal),
