@@ -3,10 +3,9 @@
 import argparse
 import json
 import math
-import re
 from pathlib import Path
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+from plots import DOCS, Axes, Lines, fill, markdown, page
 
 SHOWN = {  # colour-blind-safe (Okabe and Ito)
     "warmpath": "#d55e00",
@@ -18,66 +17,11 @@ SHOWN = {  # colour-blind-safe (Okabe and Ito)
     "least-request": "#777777",
     "round-robin": "#bbbbbb",
 }
-PANEL_W, PANEL_H, GAP_X, GAP_Y, LEFT, TOP, COLUMNS = 230, 150, 62, 66, 62, 86, 3
 
 
-def text(x: float, y: float, what: str, anchor: str = "middle", size: int = 12, more: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" {more}>{what}</text>'
-
-
-def panel(rows: list[dict], figure, x0: float, y0: float, log: bool, title: str) -> list[str]:
+def lines(rows: list[dict], figure) -> Lines:
     """One workload: a line for each rule over the load."""
-    points = {p: sorted((r["load"], figure(r)) for r in rows if r["policy"] == p) for p in SHOWN}
-    values = [v for line in points.values() for _, v in line]
-    low, high = min(values), max(values)
-    if log:
-        low, high = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high))
-        ticks = [10.0**e for e in range(round(math.log10(low)), round(math.log10(high)) + 1)]
-        scale = lambda v: math.log(v / low) / math.log(high / low)  # noqa: E731
-    else:
-        low, high, ticks = 0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0]
-        scale = lambda v: (v - low) / (high - low)  # noqa: E731
-    loads = sorted({r["load"] for r in rows})
-    at_x = lambda v: x0 + v / max(loads) * PANEL_W  # noqa: E731
-    at_y = lambda v: y0 + PANEL_H * (1 - scale(v))  # noqa: E731
-    out = [text(x0 + PANEL_W / 2, y0 - 10, title, more='font-weight="bold"')]
-    for tick in ticks:
-        y = at_y(tick)
-        out.append(f'<line x1="{x0}" x2="{x0 + PANEL_W}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e5e5e5"/>')
-        out.append(text(x0 - 6, y + 4, f"{tick:g}", "end", 11))
-    out += [text(at_x(load), y0 + PANEL_H + 16, f"{load:g}", size=11) for load in loads]
-    for policy in reversed(SHOWN):
-        if line := points[policy]:
-            path = " ".join(f"{at_x(a):.1f},{at_y(v):.1f}" for a, v in line)
-            width = 3 if policy == "warmpath" else 1.6
-            out.append(f'<polyline points="{path}" fill="none" stroke="{SHOWN[policy]}" stroke-width="{width}"/>')
-    return out
-
-
-def page(title: str, below: str, panels: list[tuple[str, list[dict]]], figure, log: bool) -> str:
-    lines = math.ceil(len(panels) / COLUMNS)
-    width = LEFT + COLUMNS * (PANEL_W + GAP_X)
-    height = TOP + lines * (PANEL_H + GAP_Y)
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" fill="#222">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        text(16, 24, title, "start", 16, 'font-weight="bold"'),
-        text(16, 43, below, "start", 12),
-    ]
-    x = 16.0
-    for policy, colour in SHOWN.items():
-        out.append(f'<line x1="{x}" x2="{x + 20}" y1="60" y2="60" stroke="{colour}" stroke-width="4"/>')
-        out.append(text(x + 25, 64, policy, "start"))
-        x += 40 + 7.2 * len(policy)
-    for i, (workload, rows) in enumerate(panels):
-        x0 = LEFT + i % COLUMNS * (PANEL_W + GAP_X)
-        y0 = TOP + 14 + i // COLUMNS * (PANEL_H + GAP_Y)
-        out += panel(rows, figure, x0, y0, log, workload)
-    return "\n".join([*out, "</svg>\n"])
-
-
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+    return {p: [(r["load"], figure(r)) for r in rows if r["policy"] == p] for p in SHOWN}
 
 
 def best(groups: dict[tuple, list[dict]]) -> str:
@@ -120,17 +64,6 @@ def replicas(rows: list[dict]) -> str:
     return markdown(["workload", "load", "rule", "1 gateway", "8, 2 ms", "8, 50 ms", "8, never"], out)
 
 
-def fill(page: Path, tables: dict[str, str]) -> None:
-    """Puts each table between its marks."""
-    text = page.read_text()
-    for name, table in tables.items():
-        marks = (f"<!-- {name} -->", f"<!-- end of {name} -->")
-        text, n = re.subn(f"(?s){marks[0]}.*?{marks[1]}", lambda _: f"{marks[0]}\n{table}\n{marks[1]}", text)
-        if n != 1:
-            raise SystemExit(f"{page}: expected `{marks[0]}` and `{marks[1]}` once, found them {n} times")
-    page.write_text(text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path, help="what `make bench-replay` wrote")
@@ -146,16 +79,12 @@ def main() -> None:
     plots = DOCS / "plots"
     plots.mkdir(exist_ok=True)
     x = "Across: request rate, as a share of the highest that least request sustains."
-    ttft = page("Time to first token, 90th percentile, in seconds", x, panels, lambda r: max(r["ttft_p90_s"], 1e-3), True)
-    (plots / "replay-ttft.svg").write_text(ttft)
-    hits = page(
-        "Hit ratio, as a share of what one cache of all pods' size would find",
-        x,
-        shared,
-        lambda r: min(r["hit_ratio"] / r["pooled_bound"], 1.0),
-        False,
-    )
-    (plots / "replay-hits.svg").write_text(hits)
+    ttft = [(w, lines(found, lambda r: max(r["ttft_p90_s"], 1e-3))) for w, found in panels]
+    title = "Time to first token, 90th percentile, in seconds"
+    (plots / "replay-ttft.svg").write_text(page(title, x, ttft, Axes(SHOWN, ("warmpath",), log=True)))
+    hits = [(w, lines(found, lambda r: min(r["hit_ratio"] / r["pooled_bound"], 1.0))) for w, found in shared]
+    title = "Hit ratio, as a share of what one cache of all pods' size would find"
+    (plots / "replay-hits.svg").write_text(page(title, x, hits, Axes(SHOWN, ("warmpath",), log=False)))
     some = {key: found for key, found in groups.items() if key[1] in (0.5, 1.0)}
     tables = {"best": best(groups), "ttft-mean": others(some, "ttft_mean_s"), "ttft-p90": others(some, "ttft_p90_s")}
     fill(DOCS / "benchmarks.md", {**tables, "replicas": replicas(rows)})
