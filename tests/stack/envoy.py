@@ -1,6 +1,7 @@
-"""Envoy as a gateway: its bootstrap in the three wirings, its process, its stats.
+"""Envoy as a gateway: its bootstrap in the wirings, its process, its stats.
 
-`buffered` and `streaming` are what istio/ makes of a gateway; `none` is the same gateway without the plugin.
+`buffered` and `streaming` are what istio/ makes of a gateway; `none` is the same gateway without the plugin, `ext_proc`
+with an endpoint picker in its place, whose address is then `feed`.
 """
 
 import json
@@ -98,6 +99,19 @@ def _copy(header: str, state: str) -> dict:
     }
 
 
+def _ask_picker() -> dict:
+    """As the endpoint picker's own chart has it (gateway-api-inference-extension, config/charts/standalone)."""
+    modes = {f"{what}_{part}_mode": "SEND" for what in ("request", "response") for part in ("header", "trailer")}
+    bodies = {f"{what}_body_mode": "FULL_DUPLEX_STREAMED" for what in ("request", "response")}
+    return _typed(
+        "picker",
+        "filters.http.ext_proc.v3.ExternalProcessor",
+        grpc_service={"envoy_grpc": {"cluster_name": "picker"}, "timeout": "10s"},
+        processing_mode={**modes, **bodies},
+        message_timeout="1000s",
+    )
+
+
 REMOVE_CLIENTS = [{"remove": DESTINATION}, {"remove": RANK}]
 COPY_DECISION = [_copy(DESTINATION, "endpoint"), _copy(RANK, "rank")]
 
@@ -107,6 +121,8 @@ def http_filters(wiring: str, config: dict | str, filter_path: Path, plugin: boo
     router = _typed("envoy.filters.http.router", "filters.http.router.v3.Router")
     if wiring == "none":
         return [router]
+    if wiring == "ext_proc":
+        return [_mutate(*REMOVE_CLIENTS), _ask_picker(), router]
     wasm = [wasm_filter(config, filter_path, wiring == "streaming")] if plugin else []
     if wiring == "streaming":
         return [_mutate(*REMOVE_CLIENTS), *wasm, router]
@@ -150,21 +166,32 @@ def _pool_cluster(name: str, addresses: list[str], policy: str) -> dict:
     }
 
 
-def _feed_cluster(address: str) -> dict:
+def _grpc_cluster(name: str, address: str, http2: dict, **more) -> dict:
     return {
-        "name": "warmpath-sidecar",
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "1s",
-        "load_assignment": _endpoints("warmpath-sidecar", [address]),
+        "load_assignment": _endpoints(name, [address]),
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": f"{_EXT}.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": {
-                    "http2_protocol_options": {"connection_keepalive": {"interval": "2s", "timeout": "2s"}}
-                },
+                "explicit_http_config": {"http2_protocol_options": http2},
             }
         },
+        **more,
     }
+
+
+def _asked_cluster(wiring: str, address: str) -> dict:
+    """The sidecar, or the picker."""
+    if wiring == "ext_proc":
+        # Signed by itself, and as its chart has it not verified.
+        tls = _typed("tls", "transport_sockets.tls.v3.UpstreamTlsContext", common_tls_context={"validation_context": {}})
+        limits = {"max_connections": 40000, "max_pending_requests": 40000, "max_requests": 40000, "max_retries": 1024}
+        window = {"initial_stream_window_size": 65536, "initial_connection_window_size": 1048576}
+        more = {"transport_socket": tls, "circuit_breakers": {"thresholds": [limits]}}
+        return _grpc_cluster("picker", address, window, **more)
+    return _grpc_cluster("warmpath-sidecar", address, {"connection_keepalive": {"interval": "2s", "timeout": "2s"}})
 
 
 # As Istio's default, and also when a connection ends before any answer: a prompt can be sent again.
@@ -249,7 +276,7 @@ def bootstrap(
         {"name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": _endpoints(name, [address])}
         for name, address in (clusters or {}).items()
     ]
-    resources: dict = {"clusters": [_pool_cluster("pool", pods, policy), *pools, _feed_cluster(feed), *others]}
+    resources: dict = {"clusters": [_pool_cluster("pool", pods, policy), *pools, _asked_cluster(wiring, feed), *others]}
     result: dict = {
         "node": {"id": "gateway", "cluster": "gateway"},
         "admin": {"address": _address(f"127.0.0.1:{admin}")},
