@@ -70,9 +70,14 @@ bench-replay: build ## rules of placement over nine workloads in simulated time 
 	$(if $(ARGS),,target/dist/warmpath-bench replay --append --workloads mooncake,tau-bench,b2b,agents \
 		--policies warmpath,llm-d --loads 0.25,0.5 --replicas 8 --gossip-ms 2,50,never)
 
+.PHONY: bench-gateway
+bench-gateway: build ## a request's cost in real Envoy with the filter, beside plain Envoy (15 minutes; EPP=1, ARGS="--help")
+	@$(PY) bench/gateway.py $(if $(EPP),--epp) $(ARGS)
+
 .PHONY: bench-plots
-bench-plots: ## plots and tables of docs/benchmarks.md, from what bench-replay wrote
-	$(PYTHON) bench/plot_replay.py target/bench/replay.json
+bench-plots: ## plots and tables of docs/benchmarks.md, from what bench-replay and bench-gateway wrote
+	$(if $(wildcard target/bench/replay.json),$(PYTHON) bench/plot_replay.py target/bench/replay.json)
+	$(if $(wildcard target/bench/gateway.json),$(PYTHON) bench/gateway_report.py target/bench/gateway.json)
 
 .PHONY: monitoring
 monitoring: $(VENV)/.monitoring ## writes what is generated in monitoring/: dashboards and the manifests that carry them

@@ -75,10 +75,12 @@ def page(title: str, below: str, panels: list[tuple[str, Lines]], axes: Axes) ->
         text(16, 24, title, "start", 16, 'font-weight="bold"'),
         text(16, 43, below, "start", 12),
     ]
-    x = 16.0
+    x, y = 16.0, 60
     for name, colour in axes.colours.items():
-        out.append(f'<line x1="{x}" x2="{x + 20}" y1="60" y2="60" stroke="{colour}" stroke-width="4"/>')
-        out.append(text(x + 25, 64, name, "start"))
+        if x + 40 + 7.2 * len(name) > width:
+            x, y = 16.0, y + 16
+        out.append(f'<line x1="{x}" x2="{x + 20}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="4"/>')
+        out.append(text(x + 25, y + 4, name, "start"))
         x += 40 + 7.2 * len(name)
     for i, (name, found) in enumerate(panels):
         x0 = LEFT + i % COLUMNS * (PANEL_W + GAP_X)

@@ -65,14 +65,20 @@ impl Connection {
     pub async fn run(mut self) -> Vec<Done> {
         let mut all = Vec::new();
         while let Some((number, due)) = self.pace.next().await {
-            let exchanged = tokio::time::timeout(self.target.timeout, self.exchange(self.bodies.get(number))).await;
-            let outcome = exchanged.unwrap_or(Err("timeout"));
-            if outcome.is_err() {
-                self.sender = None;
-            }
+            let outcome = self.attempt(self.bodies.get(number)).await;
             all.push(Done { due, end: Instant::now(), outcome });
+            self.pace.end();
         }
         all
+    }
+
+    async fn attempt(&mut self, body: Chunks) -> Result<(), &'static str> {
+        let exchanged = tokio::time::timeout(self.target.timeout, self.exchange(body)).await;
+        let outcome = exchanged.unwrap_or(Err("timeout"));
+        if outcome.is_err() {
+            self.sender = None;
+        }
+        outcome
     }
 
     async fn exchange(&mut self, body: Chunks) -> Result<(), &'static str> {
@@ -104,4 +110,54 @@ async fn connect(address: SocketAddr) -> Option<SendRequest<Chunks>> {
     // Ends with the sender, or when the gateway closes it; the sender sees an error then.
     tokio::spawn(connection);
     Some(sender)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers the requests of all connections with these texts, one after the other; with nothing it closes.
+    async fn answering(answers: &'static [&'static str]) -> Target {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move {
+            let mut answers = answers.iter();
+            let mut request = vec![0; 4096];
+            while let Ok((mut stream, _)) = listener.accept().await {
+                while let Ok(1..) = stream.read(&mut request).await {
+                    match answers.next() {
+                        Some(answer) if !answer.is_empty() => {
+                            stream.write_all(answer.as_bytes()).await.expect("written")
+                        }
+                        _ => break,
+                    }
+                }
+            }
+        });
+        Target::new(&url.parse().expect("a URL"), Duration::from_millis(300)).expect("a target")
+    }
+
+    #[tokio::test]
+    async fn only_whole_200_answers_with_usage_are_good_and_a_failure_ends_the_connection() {
+        let target = answering(&[
+            "HTTP/1.1 200 OK\r\ncontent-length: 43\r\n\r\n{\"usage\":{\"prompt_tokens\":1}, \"x\": 1234567}",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}",
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\n{}",
+            "",
+            "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}",
+        ])
+        .await;
+        let bodies = Arc::new(Bodies::new(400, 0.7, 1, 0).expect("bodies"));
+        let pace = Pace::start(None, Instant::now());
+        let mut connection = Connection::new(target, Arc::clone(&bodies), pace);
+        let mut outcomes = Vec::new();
+        for number in 0..5 {
+            outcomes.push(connection.attempt(bodies.get(number)).await);
+        }
+        let failed = [Err("no usage"), Err("status other than 200"), Err("no answer"), Err("timeout")];
+        assert_eq!((outcomes[0], &outcomes[1..]), (Ok(()), &failed[..]));
+    }
 }

@@ -41,17 +41,34 @@ pub async fn run(options: Options) -> Result<(), Box<dyn Error>> {
     let tasks: Vec<_> = (0..options.connections)
         .map(|_| tokio::spawn(Connection::new(target.clone(), Arc::clone(&bodies), Arc::clone(&pace)).run()))
         .collect();
-    sleep_until((start + Duration::from_secs_f64(options.warmup_s)).into()).await;
+    wait(&pace, start, options.warmup_s, &options).await;
     let (from, before) = (Instant::now(), cpu::times(&options.pids)?);
-    sleep_until((from + Duration::from_secs_f64(options.seconds)).into()).await;
+    wait(&pace, from, options.seconds, &options).await;
     let (until, after) = (Instant::now(), cpu::times(&options.pids)?);
+    let due = options.rate.map(|_| pace.due_in(from..until));
+    if let Some(due) = &due {
+        // The load goes on until all that was counted is sent; a gateway that falls behind gets as long again.
+        while pace.taken() < due.end && until.elapsed().as_secs_f64() < options.seconds {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
     pace.stop();
     let mut done = Vec::new();
     for task in tasks {
         done.extend(task.await?);
     }
-    let window = Window { from, until, open: options.rate.is_some() };
+    let window = Window { from, until, due: due.map(|due| (due.end - due.start) as usize) };
     let cpu = before.iter().zip(&after).map(|(before, after)| after.saturating_sub(*before)).collect();
     println!("{}", serde_json::to_string(&Report::new(&done, &window, cpu))?);
     Ok(())
+}
+
+/// Until so many seconds after `from`. In the closed loop also until each connection had an answer, or could have had
+/// one: with many large bodies at once, the first answers may take seconds, and nothing would be counted before.
+async fn wait(pace: &Pace, from: Instant, seconds: f64, options: &Options) {
+    let goal = pace.ended() + options.connections as u64;
+    sleep_until((from + Duration::from_secs_f64(seconds)).into()).await;
+    while options.rate.is_none() && pace.ended() < goal && from.elapsed() < options.timeout() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -28,10 +28,10 @@ pub struct Options {
     /// answered (closed loop).
     #[arg(long, value_parser = args::positive)]
     pub rate: Option<f64>,
-    /// Seconds before counting begins.
+    /// Seconds before counting begins; more where it takes longer until each connection had an answer.
     #[arg(long, default_value_t = 0.5)]
     pub warmup_s: f64,
-    /// Seconds to count.
+    /// Seconds to count; more where it takes longer until as many requests ended as there are connections.
     #[arg(long, default_value_t = 2.0, value_parser = args::positive)]
     pub seconds: f64,
     /// Seconds after which a request has failed.

@@ -1,5 +1,6 @@
 //! When the next request is due.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -12,19 +13,15 @@ pub struct Pace {
     rate: Option<f64>,
     due: Semaphore,
     next: AtomicU64,
+    ended: AtomicU64,
     over: AtomicBool,
 }
 
 impl Pace {
     /// With a rate, requests become due at equal distances, from `start` on; without one, as soon as they are asked for.
     pub fn start(rate: Option<f64>, start: Instant) -> Arc<Self> {
-        let pace = Arc::new(Self {
-            start,
-            rate,
-            due: Semaphore::new(0),
-            next: AtomicU64::new(0),
-            over: AtomicBool::new(false),
-        });
+        let (due, next, ended) = (Semaphore::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let pace = Arc::new(Self { start, rate, due, next, ended, over: AtomicBool::new(false) });
         if rate.is_some() {
             let clock = Arc::clone(&pace);
             // A thread of its own, as tokio's timers are as coarse as a millisecond.
@@ -59,7 +56,28 @@ impl Pace {
         Some((number, if self.rate.is_some() { self.moment(number) } else { Instant::now() }))
     }
 
-    /// Nothing is due from now on.
+    /// The numbers of the requests that become due in that time, at a rate.
+    pub fn due_in(&self, time: Range<Instant>) -> Range<u64> {
+        let first = |moment| (0..).find(|number| self.moment(*number) >= moment).unwrap_or(0);
+        first(time.start)..first(time.end)
+    }
+
+    /// How many requests were handed out.
+    pub fn taken(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
+    /// A request was answered, or failed.
+    pub fn end(&self) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Nothing is due from now on; what was due and is not sent will not be.
     pub fn stop(&self) {
         self.over.store(true, Ordering::Relaxed);
     }
@@ -78,6 +96,8 @@ mod tests {
             let (n, due) = pace.next().await.expect("a request");
             assert_eq!((n, due - start), (number, Duration::from_millis(number)));
         }
+        assert_eq!(pace.taken(), 20);
+        assert_eq!(pace.due_in(start + Duration::from_millis(10)..start + Duration::from_millis(25)), 10..25);
         pace.stop();
         while pace.next().await.is_some() {}
     }
