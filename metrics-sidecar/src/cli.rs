@@ -1,7 +1,9 @@
 //! Options of the binary. Each is also an environment variable, `WARMPATH_` and its name in capitals, because a
-//! Kubernetes manifest sets those more easily. Those of `warmpath validate` begin with `WARMPATH_VALIDATE_`: it may
-//! run where the sidecar's are set.
+//! Kubernetes manifest sets those more easily. Those of the other commands begin with `WARMPATH_VALIDATE_` and the like:
+//! they may run where the sidecar's are set. Two are for several: `WARMPATH_URL` says where the sidecar is, and the
+//! sidecar's `WARMPATH_EXPLAIN_TOKEN` is also what `warmpath explain` sends.
 
+pub mod observe;
 pub mod validate;
 
 use crate::discovery::kubernetes::target::{InferencePoolTarget, PodsTarget, ServiceTarget};
@@ -24,20 +26,14 @@ pub struct Cli {
 pub enum Command {
     /// Find the pods, scrape their metrics, feed the filter in Envoy.
     Sidecar(Box<SidecarArgs>),
-    /// Print a running sidecar's endpoints; exit code 1 when none may be chosen.
-    Status(StatusArgs),
+    /// Print what a running sidecar knows: endpoints, hit ratio, reasons, prefixes.
+    ///
+    /// Exit code: 0, 1 when no endpoint may be chosen, 2 when the sidecar could not be asked.
+    Status(observe::StatusArgs),
     /// Prove through the gateway that prompts are answered where they are cached.
     ///
     /// Exit code: 0 all thresholds held, 1 one did not, 2 it could not run. docs/validate.md says what is measured.
     Validate(Box<validate::ValidateArgs>),
-}
-
-/// Options of `warmpath status`.
-#[derive(Args, Debug)]
-pub struct StatusArgs {
-    /// The sidecar's HTTP address.
-    #[arg(long, env = "WARMPATH_URL", default_value = "http://127.0.0.1:9464")]
-    pub url: String,
 }
 
 /// Where endpoints come from: at least one of these, and all of them together if there are several. In an environment
@@ -109,9 +105,13 @@ pub struct SidecarArgs {
     /// Loads of several pods are gathered for this long before a table goes out (state changes go at once).
     #[arg(long, env = "WARMPATH_TABLE_DELAY", default_value = "100ms", value_parser = parse_span)]
     pub table_delay: Duration,
-    /// Where `/healthz`, `/readyz`, `/metrics`, `/status` and `/filter.wasm` are served; port 0 takes a free one.
+    /// Where `/healthz`, `/readyz`, `/metrics`, `/status`, `/events`, `/explain` and `/filter.wasm` are served; port 0 takes a free one.
     #[arg(long, env = "WARMPATH_HTTP_LISTEN", default_value = "127.0.0.1:9464", value_name = "IP:PORT")]
     pub http_listen: SocketAddr,
+    /// Who says this as bearer token may ask `/explain` of a sidecar that listens beyond loopback. Without it nobody may
+    /// there.
+    #[arg(long, env = "WARMPATH_EXPLAIN_TOKEN", hide_env_values = true, value_name = "SECRET")]
+    pub explain_token: Option<String>,
     /// Where Envoy's filter connects (gRPC, plain text); port 0 takes a free one.
     #[arg(long, env = "WARMPATH_FEED_LISTEN", default_value = "127.0.0.1:9465", value_name = "IP:PORT")]
     pub feed_listen: SocketAddr,
@@ -247,8 +247,13 @@ mod tests {
     fn every_option_has_an_environment_variable() {
         let cli = Cli::command();
         for sub in cli.get_subcommands() {
-            let prefix = if sub.get_name() == "validate" { "WARMPATH_VALIDATE_" } else { "WARMPATH_" };
-            for arg in sub.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str())) {
+            let prefix = match sub.get_name() {
+                "sidecar" => "WARMPATH_".to_owned(),
+                name => format!("WARMPATH_{}_", name.to_uppercase()),
+            };
+            let all = sub.get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str()));
+            for arg in all.filter(|a| !a.is_positional()) {
+                let prefix = if arg.get_id() == "url" { "WARMPATH_" } else { &prefix };
                 let env = arg.get_env().map(|e| e.to_string_lossy().into_owned());
                 assert_eq!(env, Some(format!("{prefix}{}", arg.get_id().as_str().to_uppercase())));
             }

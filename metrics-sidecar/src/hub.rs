@@ -138,7 +138,7 @@ impl Hub {
     }
 
     /// The memory, locked, with the newest table in force.
-    fn in_step<'a>(&self, memory: &'a Shared) -> MutexGuard<'a, Memory> {
+    pub(crate) fn in_step<'a>(&self, memory: &'a Shared) -> MutexGuard<'a, Memory> {
         let mut memory = memory.lock();
         if let Some(published) = self.newest_table() {
             memory.sync(&published, wall());

@@ -118,7 +118,7 @@ impl Keeper {
     fn start(&mut self, found: &DiscoveredEndpoint) {
         self.started += 1;
         let (number, address, reports) = (self.started, found.address.clone(), self.reports.clone());
-        tracing::info!(pod = %address, pool = %found.pool, "pod found");
+        tracing::debug!(pod = %address, pool = %found.pool, "pod found");
         let report = async move |report: Report| {
             // An error means that the keeper has ended, and this task with it.
             let _ = reports.send((address.clone(), number, report)).await;

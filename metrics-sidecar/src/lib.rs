@@ -19,9 +19,10 @@
 //! | [`feed`] | the gRPC stream to each Envoy |
 //! | [`peers`] | the sidecars of the gateway's other replicas |
 //! | [`hub`] | what all streams share |
-//! | [`observe`] | own metrics, status page, HTTP server |
+//! | [`observe`] | own metrics, traffic, status page, HTTP server; `warmpath status` |
 //! | [`sidecar`] | puts all of it together and stops it again |
 //! | [`validate`] | a client of the gateway: `warmpath validate`; runs without a sidecar |
+//! | [`text`] | tables and numbers for people |
 //!
 //! Why a process of its own: Envoy's wasm VMs have no sockets to scrape with and forget everything at a restart.
 
@@ -43,6 +44,7 @@ pub mod records;
 pub mod shutdown;
 pub mod sidecar;
 pub mod table;
+pub mod text;
 pub mod validate;
 
 /// Messages, client and server of `proto/feed.proto`.

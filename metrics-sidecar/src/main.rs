@@ -1,4 +1,4 @@
-//! The `warmpath` binary: `warmpath sidecar` beside Envoy, `warmpath status` and `warmpath validate` for people.
+//! The `warmpath` binary: `warmpath sidecar` beside Envoy; `warmpath status` and `validate` for people.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -7,7 +7,7 @@ use clap::Parser;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
-use warmpath_sidecar::cli::{Cli, Command, LogFormat, SidecarArgs, StatusArgs};
+use warmpath_sidecar::cli::{Cli, Command, LogFormat, SidecarArgs};
 use warmpath_sidecar::observe::report;
 use warmpath_sidecar::shutdown;
 use warmpath_sidecar::sidecar::Sidecar;
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     let code = runtime.block_on(async {
         match command {
             Command::Sidecar(args) => done(run(&args).await.map(|()| ExitCode::SUCCESS)),
-            Command::Status(args) => done(print_status(&args).await),
+            Command::Status(args) => done(report::run(&args).await),
             Command::Validate(args) => done(validate::run(&args).await),
         }
     });
@@ -53,12 +53,6 @@ async fn run(args: &SidecarArgs) -> Result<(), String> {
         trigger.end();
     });
     sidecar.run(shutdown).await
-}
-
-async fn print_status(args: &StatusArgs) -> Result<ExitCode, String> {
-    let status = report::fetch(&args.url).await?;
-    say(&report::text(&status));
-    Ok(if report::has_choice(&status) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Writes to stdout, and does not mind a reader that has gone.

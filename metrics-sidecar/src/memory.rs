@@ -8,6 +8,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
+use warmpath_core::config::Config;
 use warmpath_core::journal::{Body, Record, decode_slot, encode_slot};
 use warmpath_core::units::{Millis, Origin};
 use warmpath_core::view::{View, ViewLimits};
@@ -55,6 +56,9 @@ pub enum PeersAsked {
 #[derive(Debug)]
 pub struct Memory {
     view: View,
+    /// The filter's, if it has told it and this version understands it.
+    config: Option<Config>,
+    defaults: Config,
     positions: HashMap<Origin, Position>,
     /// Whether the peers were asked for what they know.
     pub peers_asked: PeersAsked,
@@ -73,7 +77,13 @@ struct Position {
 impl Default for Memory {
     fn default() -> Self {
         let view = View::new(ViewLimits::default());
-        Self { view, positions: HashMap::new(), peers_asked: PeersAsked::default() }
+        Self {
+            view,
+            config: None,
+            defaults: Config::default(),
+            positions: HashMap::new(),
+            peers_asked: PeersAsked::default(),
+        }
     }
 }
 
@@ -83,6 +93,29 @@ impl Memory {
         if published.table.version != self.view.table_version() {
             self.view.apply_table(&published.table, now);
         }
+    }
+
+    /// Takes over the configuration of a filter, as its newest Hello told it.
+    ///
+    /// # Errors
+    /// What is wrong with one that this version does not understand; it counts as not known.
+    pub fn set_config(&mut self, json: &[u8]) -> Result<(), String> {
+        // An older filter says nothing; one with defaults alone may say nothing either.
+        let config = if json.is_empty() { Ok(None) } else { Config::parse(json).map(Some) };
+        self.config = config.as_ref().ok().cloned().flatten();
+        config.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The filter's configuration; where it is not known, the defaults.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        self.config.as_ref().unwrap_or(&self.defaults)
+    }
+
+    /// Whether the filter has told it.
+    #[must_use]
+    pub fn config_is_known(&self) -> bool {
+        self.config.is_some()
     }
 
     /// Folds slots of `origin`'s ring, the first at `position`. Also gives those of them that others have not seen, their
@@ -359,6 +392,19 @@ mod tests {
         let clock = ClockOffset::new(Millis(1_000), Millis(61_000));
         let (_, new) = memory.fold(ORIGIN, 0, &[slot(1, Body::Void)], clock, Millis(61_000));
         assert_eq!(decode_slot(&new[0]).unwrap()[0].at, Millis(60_005));
+    }
+
+    #[test]
+    fn the_newest_hello_tells_the_configuration() {
+        let mut memory = memory();
+        assert!(!memory.config_is_known() && memory.config() == &Config::default());
+        memory.set_config(br#"{"path_prefix": "/llm"}"#).unwrap();
+        assert_eq!((memory.config_is_known(), memory.config().path_prefix.as_str()), (true, "/llm"));
+        // Of a later version, or an older one.
+        for (json, wrong) in [(&br#"{"of_tomorrow": 1}"#[..], true), (b"", false)] {
+            assert_eq!(memory.set_config(json).is_err(), wrong);
+            assert!(!memory.config_is_known() && memory.config().path_prefix.is_empty());
+        }
     }
 
     #[test]

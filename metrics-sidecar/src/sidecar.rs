@@ -12,9 +12,13 @@ use crate::feed::{FeedService, OpenStreams};
 use crate::hub::Hub;
 use crate::keeper::Keeper;
 use crate::memory::Memories;
+use crate::observe::Pages;
+use crate::observe::events;
+use crate::observe::explain::Guard;
 use crate::observe::metrics::{FeedMetrics, PeerMetrics, Present, ScrapeMetrics, registry};
+use crate::observe::traffic::{self, Traffic};
 use crate::observe::wasm::Wasm;
-use crate::observe::web::{Pages, router};
+use crate::observe::web::router;
 use crate::peers::proto::peers_server::PeersServer;
 use crate::peers::serve::Serving;
 use crate::peers::{self, Peers, Secret};
@@ -114,11 +118,22 @@ impl Sidecar {
             refill_rate: args.refill_rate,
             own: Origin(rand::random()),
         });
+        let traffic = Arc::new(Traffic::register(&mut registry));
         registry.register_collector(Box::new(Present { hub: Arc::clone(&hub), sources: Arc::clone(&standings) }));
+        let address = http.local_addr().map_err(|error| format!("--http-listen: {error}"))?;
+        let pages = Pages {
+            hub: Arc::clone(&hub),
+            sources: standings,
+            traffic,
+            events: Arc::default(),
+            guard: Guard::new(address, args.explain_token.clone()),
+            registry,
+            wasm,
+        };
         Ok(Self {
             http,
             feed,
-            pages: Arc::new(Pages { hub: Arc::clone(&hub), sources: standings, registry, wasm }),
+            pages: Arc::new(pages),
             hub,
             keeper: Keeper::new(tools, publisher, args.table_delay),
             sources,
@@ -145,6 +160,9 @@ impl Sidecar {
         let (found, discovered) = watch::channel(None);
         let discovery = tokio::spawn(merge::run(self.sources, found, merge::PATIENCE));
         let keeper = tokio::spawn(self.keeper.run(discovered, shutdown.clone()));
+        let (traffic, events) = (Arc::clone(&self.pages.traffic), Arc::clone(&self.pages.events));
+        let counting = tokio::spawn(traffic::follow(Arc::clone(&self.hub), traffic, events, shutdown.clone()));
+        let telling = tokio::spawn(events::run(Arc::clone(&self.pages), shutdown.clone()));
         let http = axum::serve(self.http, router(self.pages)).with_graceful_shutdown(shutdown.wait());
         let feed = FeedServer::new(FeedService::new(Arc::clone(&self.hub), self.feed_streams, shutdown.clone()));
         let feed =
@@ -164,6 +182,8 @@ impl Sidecar {
         };
         discovery.abort();
         keeper.abort();
+        counting.abort();
+        telling.abort();
         result
     }
 }

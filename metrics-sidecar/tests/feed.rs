@@ -5,9 +5,11 @@ mod common;
 use common::{Envoy, Pod, Running, page};
 use std::time::Duration;
 use warmpath_core::journal::{Body, Record, decode_slot, encode_slot};
+use warmpath_core::placement::Reason;
 use warmpath_core::prefix::Boundary;
-use warmpath_core::units::{EndpointId, Millis, Origin, PrefixHash, RequestId};
+use warmpath_core::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, Seconds, Tokens};
 use warmpath_sidecar::clock::wall;
+use warmpath_sidecar::observe::report;
 use warmpath_sidecar::proto::{Hello, Up, up};
 
 fn hello(origin: u64, plugin: &str, want_refill: bool, fingerprint: u64) -> Hello {
@@ -148,4 +150,40 @@ async fn a_stream_that_does_not_say_hello_is_refused() {
     let status = down.message().await.unwrap_err();
     assert!(status.message().contains("expected Hello first"), "{status:?}");
     until(&sidecar, "warmpath_sidecar_feed_refused_total 1").await;
+}
+
+async fn requests(sidecar: &Running, fingerprint: u64) -> Option<u64> {
+    let status = report::fetch(&format!("http://{}", sidecar.http)).await.unwrap();
+    let view = status.views.into_iter().find(|view| view.fingerprint == format!("{fingerprint:016x}"))?;
+    Some(view.traffic.total.requests)
+}
+
+async fn until_requests(sidecar: &Running, fingerprint: u64, wanted: Option<u64>) {
+    let began = std::time::Instant::now();
+    while requests(sidecar, fingerprint).await != wanted {
+        assert!(began.elapsed() < common::LONG, "not {wanted:?} of {fingerprint}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_traffic_of_a_view_that_is_gone_goes_with_it() {
+    let pod = Pod::start(page(7, 0)).await;
+    let sidecar = Running::start(&[&pod], &[]).await;
+    let mut old = Envoy::connect(&sidecar, hello(1, "p", false, 5)).await;
+    old.table(|_| true).await;
+    let (prompt, matched) = (Tokens(9), Tokens(0));
+    let decided = Body::Decided { reason: Reason::Cold, steered: true, prompt, matched, predicted: Seconds(0.1) };
+    old.journal(0, vec![slot(1, 1, decided)]).await;
+    until_requests(&sidecar, 5, Some(1)).await;
+    drop(old);
+    until(&sidecar, "warmpath_sidecar_feed_streams 0").await;
+    // Another build takes its place, and goes in turn.
+    let new = Envoy::connect(&sidecar, hello(2, "p", false, 6)).await;
+    until_requests(&sidecar, 6, Some(0)).await;
+    assert_eq!(requests(&sidecar, 5).await, None);
+    drop(new);
+    until(&sidecar, "warmpath_sidecar_feed_streams 0").await;
+    let _again = Envoy::connect(&sidecar, hello(3, "p", false, 5)).await;
+    until_requests(&sidecar, 5, Some(0)).await;
 }

@@ -88,14 +88,17 @@ impl Standing {
     /// It told of its pods.
     pub fn found(&self, endpoints: usize, remarks: Vec<String>) {
         let mut state = self.lock();
-        let other_count = state.changed.is_none() || state.endpoints != endpoints;
+        let is_first = state.changed.is_none();
         state.changed = Some(self.clock.now());
         state.endpoints = endpoints;
         let new: Vec<String> = remarks.iter().filter(|remark| !state.remarks.contains(remark)).cloned().collect();
         state.remarks = remarks;
         drop(state);
-        if other_count {
+        // What comes and goes later has a line of its own.
+        if is_first {
             tracing::info!(source = %self.name, endpoints, "endpoints read");
+        } else {
+            tracing::debug!(source = %self.name, endpoints, "endpoints read");
         }
         for remark in new {
             tracing::warn!(source = %self.name, remark, "endpoints");

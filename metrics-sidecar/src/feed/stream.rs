@@ -50,6 +50,9 @@ pub async fn serve(hub: &Arc<Hub>, peer: String, mut inbound: Streaming<Up>, out
         Err(error) => return refuse(hub, &out, &peer, Status::resource_exhausted(error)),
     };
     hub.metrics.connected.inc();
+    if let Err(error) = memory.lock().set_config(&hello.config) {
+        tracing::warn!(peer, plugin = hello.plugin, error, "a configuration that this version does not understand");
+    }
     let origin = Origin(hello.origin);
     tracing::info!(
         peer,
@@ -265,7 +268,7 @@ impl Session<'_> {
     async fn refill(&self) -> Refill {
         let slots = self.hub.refill(Arc::clone(&self.memory)).await;
         let slots = self.for_envoy(slots.into_iter());
-        tracing::info!(peer = self.ticket.info.peer, plugin = self.ticket.info.plugin, slots = slots.len(), "refill");
+        tracing::debug!(peer = self.ticket.info.peer, plugin = self.ticket.info.plugin, slots = slots.len(), "refill");
         Refill::new(slots)
     }
 }

@@ -1,24 +1,27 @@
 //! The sidecar's own metrics. Counters are structs handed to what they count; everything that is a state (endpoints,
 //! table, streams, views) is read when the page is asked for, so that no series outlives what it describes.
 
+use super::status::{JournalStatus, warm_tokens};
 use crate::discovery::standing::{self, Standing};
 use crate::hub::Hub;
 use crate::memory::Folded;
+use crate::pods::Report;
 use crate::pods::health::Outcome;
-use crate::table::Published;
+use crate::table::{Pod, Published};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeLabelSet, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use warmpath_core::table::{Endpoint, State};
-use warmpath_core::units::Millis;
+use warmpath_core::units::{EndpointId, Millis};
 
 const STATES: [State; 4] = [State::Ready, State::Late, State::Draining, State::Failing];
 
@@ -119,6 +122,17 @@ impl FeedMetrics {
         metrics
     }
 
+    /// What came of the journals, for the status page.
+    #[must_use]
+    pub fn journal(&self) -> JournalStatus {
+        JournalStatus {
+            slots: self.slots.get(),
+            records: self.records.get(),
+            bad_slots: self.bad.get(),
+            lost_slots: self.lost.get(),
+        }
+    }
+
     /// A journal message was folded.
     pub fn folded(&self, folded: &Folded) {
         self.slots.inc_by(folded.slots);
@@ -196,6 +210,8 @@ impl Collector for Present {
         discovery(&mut gauges, &self.sources, hub.clock.now())?;
         if let Some(published) = &published {
             endpoints(&mut gauges, published)?;
+            pods(&mut gauges, published)?;
+            believed(&mut gauges, published, &believed_of(hub))?;
             let age = hub.clock.now().since(published.built_at).0;
             gauges.one("table_version", "Version of the newest endpoint table", published.table.version)?;
             gauges.one("table_age_seconds", "Time since the newest endpoint table", age)?;
@@ -251,6 +267,60 @@ fn endpoints(gauges: &mut Gauges<'_, '_>, published: &Published) -> fmt::Result 
     gauges.family("endpoint_state", "1 for the state that the endpoint is in", states)
 }
 
+/// What concerns a pod and not one of its ranks: `rank` is empty, so that a sum over endpoints counts it once.
+fn pods(gauges: &mut Gauges<'_, '_>, published: &Published) -> fmt::Result {
+    let labels = |pod: &Pod| {
+        [("endpoint", pod.found.address.clone()), ("pool", pod.found.pool.clone()), ("rank", String::new())]
+    };
+    let reports = || published.pods.iter().filter_map(|pod| Some((labels(pod), pod.report.as_ref()?)));
+    let took = |(labels, report): (_, &Report)| Some((labels, report.took?.as_secs_f64()));
+    gauges.family(
+        "endpoint_scrape_seconds",
+        "Time until the last scrape was answered or failed",
+        reports().filter_map(took),
+    )?;
+    let errors = reports().flat_map(|([endpoint, pool, rank], report)| {
+        let of = Outcome::FAILURES.into_iter().zip(report.failures);
+        of.map(move |(cause, count)| {
+            ([endpoint.clone(), pool.clone(), rank.clone(), ("cause", cause.name().to_owned())], count)
+        })
+    });
+    gauges.counters("endpoint_scrape_errors", "Scrapes of the pod that were no success, by cause", errors)
+}
+
+/// What the journals say of an endpoint, over all views.
+#[derive(Clone, Copy, Debug, Default)]
+struct Believed {
+    warm_tokens: u64,
+    in_flight: u64,
+}
+
+fn believed_of(hub: &Hub) -> HashMap<EndpointId, Believed> {
+    let mut all: HashMap<EndpointId, Believed> = HashMap::new();
+    for (_, shared, _) in hub.memories.all() {
+        let memory = shared.lock();
+        let view = memory.view();
+        for (slot, known) in view.endpoints() {
+            let believed = all.entry(known.endpoint.id).or_default();
+            believed.warm_tokens += warm_tokens(view, slot).0;
+            believed.in_flight += u64::from(known.load.in_flight());
+        }
+    }
+    all
+}
+
+fn believed(gauges: &mut Gauges<'_, '_>, published: &Published, of: &HashMap<EndpointId, Believed>) -> fmt::Result {
+    let all = &published.table.endpoints;
+    let capacity = all.iter().map(|e| (labels(e), e.capacity.0));
+    gauges.family("endpoint_capacity_tokens", "Size of the KV cache; 0 when not known", capacity)?;
+    let each = |value: fn(&Believed) -> u64| {
+        all.iter().map(move |e| (labels(e), value(&of.get(&e.id).copied().unwrap_or_default())))
+    };
+    let warm = each(|believed| believed.warm_tokens);
+    gauges.family("endpoint_predicted_warm_tokens", "Prompt tokens that it is believed to hold", warm)?;
+    gauges.family("endpoint_in_flight", "Requests in flight, by the journal", each(|believed| believed.in_flight))
+}
+
 fn labels(endpoint: &Endpoint) -> [(&'static str, String); 3] {
     let rank = endpoint.rank.map(|r| r.to_string()).unwrap_or_default();
     [("endpoint", endpoint.address.clone()), ("pool", endpoint.pool.clone()), ("rank", rank)]
@@ -271,5 +341,18 @@ impl Gauges<'_, '_> {
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         values.into_iter().try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
+    }
+
+    /// Counters that are kept elsewhere.
+    fn counters<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        values.into_iter().try_for_each(|(labels, value)| {
+            family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        })
     }
 }

@@ -1,11 +1,13 @@
 //! The status page: what the sidecar knows, as JSON. The same types read it again for `warmpath status`.
 
-use crate::discovery::standing::{self, Standing};
+use super::Pages;
+use super::traffic::{Traffic, TrafficStatus};
+use crate::clock::wall;
+use crate::discovery::standing;
 use crate::hub::Hub;
 use crate::table::{Pod, Published, endpoints};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use warmpath_core::index::Slot;
 use warmpath_core::units::{Millis, Tokens};
@@ -31,8 +33,24 @@ pub struct Status {
     /// The sidecars of the gateway's other replicas.
     #[serde(default)]
     pub peers: Vec<PeerStatus>,
+    /// What came of the journals.
+    #[serde(default)]
+    pub journal: JournalStatus,
     /// What was routed where, for each plugin.
     pub views: Vec<ViewStatus>,
+}
+
+/// What came of the journals of all Envoys that have been connected.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+pub struct JournalStatus {
+    /// Slots folded.
+    pub slots: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Slots that could not be read.
+    pub bad_slots: u64,
+    /// Slots that never came.
+    pub lost_slots: u64,
 }
 
 /// The newest table.
@@ -171,6 +189,16 @@ pub struct ViewStatus {
     pub fingerprint: String,
     /// Streams that feed it.
     pub streams: usize,
+    /// Whether the filter has told its configuration. If not, `mode`, `steer_percent` and explanations are those of the
+    /// defaults.
+    #[serde(default)]
+    pub config_known: bool,
+    /// off, shadow or steer.
+    #[serde(default)]
+    pub mode: String,
+    /// Share of the requests that `steer` steers.
+    #[serde(default)]
+    pub steer_percent: f64,
     /// Boundaries that it holds.
     pub entries: usize,
     /// Boundaries that it has dropped for want of room.
@@ -185,6 +213,9 @@ pub struct ViewStatus {
     pub digest: String,
     /// What the journal says of each endpoint.
     pub endpoints: Vec<BelievedStatus>,
+    /// What its requests came to: of this sidecar's own Envoys.
+    #[serde(default)]
+    pub traffic: TrafficStatus,
 }
 
 /// What the journal says of an endpoint.
@@ -210,9 +241,17 @@ pub struct BelievedStatus {
     pub kv_wait_s: f64,
 }
 
+/// The page as of now, as JSON. `points` is how many of the newest points of each view's series are in it.
+#[must_use]
+pub fn text(pages: &Pages, points: u64) -> String {
+    // Cannot fail: no maps whose keys are no strings.
+    serde_json::to_string(&status(pages, points)).unwrap_or_default()
+}
+
 /// The page as of now.
 #[must_use]
-pub fn status(hub: &Hub, sources: &[Arc<Standing>]) -> Status {
+pub fn status(pages: &Pages, points: u64) -> Status {
+    let hub = &pages.hub;
     let now = hub.clock.now();
     let published = hub.tables.borrow().clone();
     Status {
@@ -220,11 +259,12 @@ pub fn status(hub: &Hub, sources: &[Arc<Standing>]) -> Status {
         uptime_s: now.since(hub.clock.started_at()).0,
         ready: published.is_some(),
         table: published.as_ref().map(|p| TableStatus { version: p.table.version, age_s: now.since(p.built_at).0 }),
-        sources: sources.iter().map(|source| source_status(source.report(), now)).collect(),
+        sources: pages.sources.iter().map(|source| source_status(source.report(), now)).collect(),
         pods: published.as_deref().map(|p| pods(p, now)).unwrap_or_default(),
         feeds: feeds(hub, now),
         peers: peers(hub, now),
-        views: views(hub),
+        journal: hub.metrics.journal(),
+        views: views(hub, &pages.traffic, points),
     }
 }
 
@@ -313,17 +353,23 @@ fn peers(hub: &Hub, now: Millis) -> Vec<PeerStatus> {
         .collect()
 }
 
-fn views(hub: &Hub) -> Vec<ViewStatus> {
+fn views(hub: &Hub, traffic: &Traffic, points: u64) -> Vec<ViewStatus> {
     let all = hub.memories.all();
     all.into_iter()
-        .map(|((plugin, fingerprint), shared, streams)| {
+        .map(|(key, shared, streams)| {
+            let traffic = traffic.status(&key, &shared, points, wall());
+            let (plugin, fingerprint) = key;
             let memory = shared.lock();
             let view = memory.view();
+            let config = memory.config();
             let (bytes_per_token, prefill_rate) = view.learned();
             ViewStatus {
                 plugin,
                 fingerprint: format!("{fingerprint:016x}"),
                 streams,
+                config_known: memory.config_is_known(),
+                mode: config.mode.name().to_owned(),
+                steer_percent: config.steer_percent,
                 entries: view.index().entries(),
                 evicted: view.index().evicted(),
                 in_flight: view.in_flight(),
@@ -331,22 +377,29 @@ fn views(hub: &Hub) -> Vec<ViewStatus> {
                 prefill_rate,
                 digest: format!("{:016x}", view.digest()),
                 endpoints: view.endpoints().map(|(slot, known)| believed(view, slot, known)).collect(),
+                traffic,
             }
         })
         .collect()
 }
 
 fn believed(view: &View, slot: Slot, known: &Known) -> BelievedStatus {
-    let now = crate::clock::wall();
+    let now = wall();
     BelievedStatus {
         address: known.endpoint.address.clone(),
         rank: known.endpoint.rank,
         routed: known.routed,
         in_flight: known.load.in_flight(),
         decoding: known.load.decoding(),
-        cached_tokens: view.tokens(u32::try_from(view.index().used(slot)).unwrap_or(u32::MAX)).0,
+        cached_tokens: warm_tokens(view, slot).0,
         held_tokens: view.held(slot).0,
         backlog_s: view.backlog(known, now).0,
         kv_wait_s: view.kv_pressure(slot, Tokens(256)).wait.0,
     }
+}
+
+/// Prompt tokens that an endpoint is believed to hold.
+#[must_use]
+pub fn warm_tokens(view: &View, slot: Slot) -> Tokens {
+    view.tokens(u32::try_from(view.index().used(slot)).unwrap_or(u32::MAX))
 }

@@ -6,35 +6,23 @@
 //! | `/readyz` | 200 once every discovered pod was tried and a table is published, else 503 and why |
 //! | `/metrics` | own metrics, OpenMetrics text |
 //! | `/status` | [`super::status`] as JSON |
+//! | `/events` | the same and each request as server-sent events: [`super::events`] |
+//! | `POST /explain` | where a request would go, and why: [`super::explain`] |
 //! | `/filter.wasm`, `/filter.wasm.sha256` | the filter and its sum, with `--filter` |
 
-use super::status;
-use super::wasm::Wasm;
+use super::Pages;
+use super::traffic::view::SPANS;
+use super::{events, explain, status};
 use crate::discovery::standing::Standing;
-use crate::hub::Hub;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::response::{IntoResponse, Response, Sse};
+use axum::routing::{get, post};
 use axum::{Json, Router};
-use prometheus_client::registry::Registry;
 use std::sync::Arc;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// What the pages are made from.
-#[derive(Debug)]
-pub struct Pages {
-    /// State of the sidecar.
-    pub hub: Arc<Hub>,
-    /// Where endpoints come from.
-    pub sources: Arc<[Arc<Standing>]>,
-    /// Own metrics.
-    pub registry: Registry,
-    /// The filter, if it is served.
-    pub wasm: Option<Wasm>,
-}
 
 /// The routes.
 pub fn router(pages: Arc<Pages>) -> Router {
@@ -42,7 +30,10 @@ pub fn router(pages: Arc<Pages>) -> Router {
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route("/status", get(async |State(pages): State<Arc<Pages>>| Json(status::status(&pages.hub, &pages.sources))))
+        .route("/status", get(async |State(pages): State<Arc<Pages>>| Json(status::status(&pages, SPANS))))
+        .route("/events", get(events))
+        // It counts for itself, as it keeps nothing.
+        .route("/explain", post(explain::answer).layer(DefaultBodyLimit::disable()))
         .route("/filter.wasm", get(wasm))
         .route("/filter.wasm.sha256", get(sum))
         .with_state(pages)
@@ -77,6 +68,14 @@ async fn metrics(State(pages): State<Arc<Pages>>) -> Response {
         Ok(()) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
+}
+
+async fn events(State(pages): State<Arc<Pages>>) -> Response {
+    let Some(room) = pages.events.room() else {
+        let text = format!("{} pages are open already\n", events::MOST_PAGES);
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
+    };
+    Sse::new(events::serve(pages, room)).into_response()
 }
 
 async fn wasm(State(pages): State<Arc<Pages>>, headers: HeaderMap) -> Response {

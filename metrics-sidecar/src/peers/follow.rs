@@ -284,7 +284,7 @@ impl<'a> Follower<'a> {
         if self.refills.is_empty() {
             self.refill_due = None;
         }
-        tracing::info!(peer = self.address, plugin = key.0, known = refill.known, "peer refill");
+        tracing::debug!(peer = self.address, plugin = key.0, known = refill.known, "peer refill");
         shared.lock().peers_asked = if refill.known { PeersAsked::Done } else { PeersAsked::No };
         if refill.known {
             self.hub.peer_metrics.refills.inc();

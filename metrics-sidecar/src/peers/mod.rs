@@ -61,6 +61,12 @@ impl Secret {
     }
 }
 
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "Secret(…)" } else { "Secret(none)" })
+    }
+}
+
 /// How a peer stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
@@ -182,7 +188,7 @@ pub async fn run(hub: Arc<Hub>, mut discovered: Discovered, secret: Secret, shut
         });
         for address in wanted {
             if !tasks.contains_key(address) {
-                tracing::info!(peer = %address, "peer found");
+                tracing::debug!(peer = %address, "peer found");
                 hub.peers.found(address, hub.clock.now());
                 let task = follow::run(Arc::clone(&hub), address.to_owned(), secret.clone());
                 tasks.insert(address.to_owned(), Task(tokio::spawn(task).abort_handle()));

@@ -35,6 +35,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Those that are no success.
+    pub const FAILURES: [Self; 4] = [Self::Refused, Self::Unready, Self::Slow, Self::Unreadable];
+
     /// The name in metrics and logs.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -15,6 +15,7 @@ pub mod task;
 pub mod vllm;
 
 use crate::pods::health::Outcome;
+use std::time::Duration;
 use warmpath_core::table::{Load, State};
 use warmpath_core::units::{EndpointId, Millis, Tokens};
 
@@ -29,6 +30,10 @@ pub struct Report {
     pub error: Option<String>,
     /// When a scrape last succeeded.
     pub last_success: Option<Millis>,
+    /// How long the last scrape that was answered, or failed, took.
+    pub took: Option<Duration>,
+    /// Scrapes that were no success, in the order of [`Outcome::FAILURES`], since the pod was found.
+    pub failures: [u64; Outcome::FAILURES.len()],
     /// Its caches: one, or one for each data-parallel rank. Empty until the first good scrape.
     pub caches: Vec<Cache>,
     /// Models and adapters of `/v1/models`; none when it could not be read yet.

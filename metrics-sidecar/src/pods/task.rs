@@ -108,6 +108,7 @@ impl<R: AsyncFnMut(Report)> PodTask<R> {
             tokio::select! {
                 result = &mut scrape => {
                     self.tools.metrics.took(began.elapsed());
+                    self.last.took = Some(began.elapsed());
                     return match result {
                         Ok(page) => self.succeeded(&page).await,
                         Err(failure) => self.failed(failure).await,
@@ -159,6 +160,10 @@ impl<R: AsyncFnMut(Report)> PodTask<R> {
     fn observe(&mut self, outcome: Outcome, error: Option<String>) -> Next {
         let next = self.health.observe(outcome, self.tools.clock.now());
         self.tools.metrics.ended(outcome);
+        let failure = Outcome::FAILURES.iter().position(|failure| *failure == outcome);
+        if let Some(count) = failure.and_then(|at| self.last.failures.get_mut(at)) {
+            *count += 1;
+        }
         let (before, after) = (self.last.state, self.health.state());
         let is_first = self.last.outcome.is_none();
         if before != after || is_first {
@@ -193,7 +198,7 @@ impl<R: AsyncFnMut(Report)> PodTask<R> {
         let read = timeout(self.tools.timing.timeout, read_models(&self.tools.client, &self.host)).await;
         match read.unwrap_or_else(|_| Err("/v1/models: no answer in time".to_owned())) {
             Ok(models) if self.last.models.as_ref() != Some(&models) => {
-                tracing::info!(pod = %self.address, ?models, "pod models");
+                tracing::debug!(pod = %self.address, ?models, "pod models");
                 self.last.models = Some(models);
                 true
             }

@@ -3,6 +3,7 @@
 use super::measure::Figures;
 use super::report::{PartFigures, PodFigures, Report};
 use super::verdict::Check;
+use crate::text::{columns, grouped, ms, share};
 use std::fmt::Write as _;
 
 /// The report as text; `color` for a terminal.
@@ -12,15 +13,15 @@ pub fn text(report: &Report, color: bool) -> String {
     let mut out = format!("{} through {}, {}, seed {}\n\n", run.model, run.gateway, run.variant, run.seed);
     let head = ["", "REQUESTS", "FAILED", "PROMPT TOKENS", "CACHED", "HIT RATIO", "TTFT P50", "TTFT P90"];
     let groups = report.groups.iter().map(|group| figures(group.group.name(), &group.figures));
-    out += &columns(&head, groups);
+    out += &columns(&head, &[0], groups);
     if !report.parts.is_empty() {
         out.push('\n');
         let head = ["REPEATED", "REQUESTS", "FAILED", "MISSED", "HIT RATIO", "TTFT P50", "TTFT P90", "CONTROL P50"];
-        out += &columns(&head, report.parts.iter().map(part));
+        out += &columns(&head, &[0], report.parts.iter().map(part));
     }
     if !report.pods.is_empty() {
         out.push('\n');
-        out += &columns(&["POD", "REQUESTS", "PROMPT TOKENS", "CACHED"], report.pods.iter().map(pod));
+        out += &columns(&["POD", "REQUESTS", "PROMPT TOKENS", "CACHED"], &[0], report.pods.iter().map(pod));
     }
     let codes: Vec<String> =
         report.codes.iter().map(|(code, number)| format!("{code} x {}", grouped(*number))).collect();
@@ -86,61 +87,4 @@ fn part(part: &PartFigures) -> [String; 8] {
 fn pod(pod: &PodFigures) -> [String; 4] {
     let number = |value: Option<u64>| value.map_or_else(|| "-".to_owned(), grouped);
     [pod.pod.clone(), number(pod.requests), number(pod.queried_tokens), number(pod.hit_tokens)]
-}
-
-fn share(ratio: Option<f64>) -> String {
-    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0))
-}
-
-fn ms(value: Option<f64>) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{} ms", grouped(value.round() as u64)))
-}
-
-/// 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let first = digits.len() % 3;
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && at % 3 == first {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// Rows under a head: the first column to the left, the others to the right.
-fn columns<const N: usize>(head: &[&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
-    let all: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
-    let width = |n: usize| all.iter().filter_map(|row| Some(row.get(n)?.chars().count())).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut out = String::new();
-    for row in &all {
-        let cells = row.iter().zip(&widths).enumerate().map(|(n, (cell, width))| match n {
-            0 => format!("{cell:width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        let _ = writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn digits_are_grouped_by_three() {
-        assert_eq!(
-            [0, 12, 123, 1234, 123_456, 1_234_567].map(grouped),
-            ["0", "12", "123", "1,234", "123,456", "1,234,567"]
-        );
-    }
-
-    #[test]
-    fn columns_stand_under_their_heads() {
-        let text = columns(&["A", "BB"], [["long".to_owned(), "1".to_owned()]].into_iter());
-        assert_eq!(text, "A     BB\nlong   1\n");
-    }
 }
