@@ -30,6 +30,10 @@ pub enum Command {
     ///
     /// Exit code: 0, 1 when no endpoint may be chosen, 2 when the sidecar could not be asked.
     Status(observe::StatusArgs),
+    /// Tell where a request would go now, and why. It goes nowhere.
+    ///
+    /// Exit code: 0, 1 when no endpoint may be chosen, 2 when nobody could be asked. docs/explain.md says what the columns mean.
+    Explain(Box<observe::ExplainArgs>),
     /// Prove through the gateway that prompts are answered where they are cached.
     ///
     /// Exit code: 0 all thresholds held, 1 one did not, 2 it could not run. docs/validate.md says what is measured.

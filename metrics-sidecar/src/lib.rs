@@ -22,6 +22,7 @@
 //! | [`observe`] | own metrics, traffic, status page, HTTP server; `warmpath status` |
 //! | [`sidecar`] | puts all of it together and stops it again |
 //! | [`validate`] | a client of the gateway: `warmpath validate`; runs without a sidecar |
+//! | [`why`] | a client of sidecar or gateway: `warmpath explain` |
 //! | [`text`] | tables and numbers for people |
 //!
 //! Why a process of its own: Envoy's wasm VMs have no sockets to scrape with and forget everything at a restart.
@@ -46,6 +47,7 @@ pub mod sidecar;
 pub mod table;
 pub mod text;
 pub mod validate;
+pub mod why;
 
 /// Messages, client and server of `proto/feed.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]

@@ -2,14 +2,14 @@
 
 use super::prompts::Conversation;
 use super::stream::{Reader, Usage};
-use super::tls;
+use super::tls::{self, Trust};
 use crate::cli::validate::{Api, ValidateArgs};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
 use hyper::http::request::Builder;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Uri};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -69,9 +69,7 @@ impl Gateway {
     /// What is wrong with the options.
     pub fn new(args: &ValidateArgs) -> Result<Self, String> {
         let url = &args.gateway;
-        if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none() {
-            return Err(format!("--gateway {url}: must be http://HOST[:PORT] or https://HOST[:PORT]"));
-        }
+        check_url(url)?;
         let base = format!("{}/{}", url.to_string().trim_end_matches('/'), args.path_prefix.trim_matches('/'));
         let header = |option: &str, text: Option<String>| {
             text.map(HeaderValue::try_from)
@@ -80,8 +78,10 @@ impl Gateway {
         };
         let mut key = header("--api-key", args.api_key.as_ref().map(|key| format!("Bearer {key}")))?;
         key.iter_mut().for_each(|key| key.set_sensitive(true));
+        let trust =
+            Trust { gateway: Some(url), host: args.host.as_deref(), ca: args.ca.as_deref(), insecure: args.insecure };
         Ok(Self {
-            http: Client::builder(TokioExecutor::new()).build(tls::connector(args)?),
+            http: Client::builder(TokioExecutor::new()).build(tls::connector(trust)?),
             base: base.trim_end_matches('/').to_owned(),
             path: match args.api {
                 Api::Chat => "/v1/chat/completions",
@@ -168,6 +168,17 @@ impl Gateway {
     }
 }
 
+/// Whether a gateway may be named so.
+///
+/// # Errors
+/// What was expected.
+pub fn check_url(url: &Uri) -> Result<(), String> {
+    if matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some() {
+        return Ok(());
+    }
+    Err(format!("--gateway {url}: must be http://HOST[:PORT] or https://HOST[:PORT]"))
+}
+
 async fn read_stream(response: Response<Incoming>, start: Instant, outcome: &mut Outcome) -> Result<(), String> {
     let mut body = response.into_body();
     let mut reader = Reader::default();
@@ -196,17 +207,23 @@ async fn read_stream(response: Response<Incoming>, start: Instant, outcome: &mut
 
 /// The message of an error's body, as vLLM (`error.message` or `message`) or a proxy (plain text) words it.
 async fn said(response: Response<Incoming>) -> Option<String> {
-    let page = Limited::new(response.into_body(), MAX_PAGE).collect().await.ok()?.to_bytes();
-    let text = match serde_json::from_slice::<serde_json::Value>(&page) {
+    said_in(&Limited::new(response.into_body(), MAX_PAGE).collect().await.ok()?.to_bytes())
+}
+
+/// The same, of a body that was read.
+#[must_use]
+pub fn said_in(page: &[u8]) -> Option<String> {
+    let text = match serde_json::from_slice::<serde_json::Value>(page) {
         Ok(json) => json.pointer("/error/message").or_else(|| json.get("message"))?.as_str()?.to_owned(),
-        Err(_) => String::from_utf8_lossy(&page).into_owned(),
+        Err(_) => String::from_utf8_lossy(page).into_owned(),
     };
     let text: String = text.trim().chars().take(MAX_SAID).map(|c| if c.is_control() { ' ' } else { c }).collect();
     (!text.is_empty()).then_some(text)
 }
 
 /// An error and its causes in a line.
-fn chain(error: &dyn Error) -> String {
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -1,6 +1,6 @@
 //! The connector to the gateway: plain or TLS, with the system's certificates and those that were named.
 
-use crate::cli::validate::ValidateArgs;
+use hyper::Uri;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,11 +12,24 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A connector for what `args` say of the gateway.
+/// Whom to trust, and under which name.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trust<'a> {
+    /// The gateway's URL.
+    pub gateway: Option<&'a Uri>,
+    /// Another name than that of its URL.
+    pub host: Option<&'a str>,
+    /// Certificates (PEM) besides the system's.
+    pub ca: Option<&'a Path>,
+    /// Take any certificate.
+    pub insecure: bool,
+}
+
+/// A connector to a gateway.
 ///
 /// # Errors
 /// When `--ca` cannot be read, or `--host` is no name.
-pub fn connector(args: &ValidateArgs) -> Result<HttpsConnector<HttpConnector>, String> {
+pub fn connector(trust: Trust<'_>) -> Result<HttpsConnector<HttpConnector>, String> {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -25,17 +38,17 @@ pub fn connector(args: &ValidateArgs) -> Result<HttpsConnector<HttpConnector>, S
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS: {error}"))?;
-    let config = if args.insecure {
+    let config = if trust.insecure {
         let any = Arc::new(AnyCertificate(provider));
         config.dangerous().with_custom_certificate_verifier(any).with_no_client_auth()
     } else {
-        let needed = args.gateway.scheme_str() == Some("https");
-        let roots = if needed { roots(args.ca.as_deref())? } else { RootCertStore::empty() };
+        let needed = trust.gateway.and_then(Uri::scheme_str) == Some("https");
+        let roots = if needed { roots(trust.ca)? } else { RootCertStore::empty() };
         config.with_root_certificates(roots).with_no_client_auth()
     };
     let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
     // A gateway chooses its certificate, and its routes, by this name.
-    let name = args.host.as_deref().map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned());
+    let name = trust.host.map(|host| host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned());
     Ok(match name {
         Some(name) => {
             let name = ServerName::try_from(name).map_err(|error| format!("--host: {error}"))?;
