@@ -30,6 +30,8 @@ pub enum Command {
     ///
     /// Exit code: 0, 1 when no endpoint may be chosen, 2 when the sidecar could not be asked.
     Status(observe::StatusArgs),
+    /// The same on the whole terminal, as it changes; `q` ends.
+    Top(observe::TopArgs),
     /// Tell where a request would go now, and why. It goes nowhere.
     ///
     /// Exit code: 0, 1 when no endpoint may be chosen, 2 when nobody could be asked. docs/explain.md says what the columns mean.

@@ -23,6 +23,7 @@
 //! | [`sidecar`] | puts all of it together and stops it again |
 //! | [`validate`] | a client of the gateway: `warmpath validate`; runs without a sidecar |
 //! | [`why`] | a client of sidecar or gateway: `warmpath explain` |
+//! | [`top`] | a client of the sidecar: `warmpath top` |
 //! | [`text`] | tables and numbers for people |
 //!
 //! Why a process of its own: Envoy's wasm VMs have no sockets to scrape with and forget everything at a restart.
@@ -46,6 +47,7 @@ pub mod shutdown;
 pub mod sidecar;
 pub mod table;
 pub mod text;
+pub mod top;
 pub mod validate;
 pub mod why;
 

@@ -1,4 +1,4 @@
-//! The `warmpath` binary: `warmpath sidecar` beside Envoy; `warmpath status`, `explain` and `validate` for people.
+//! The `warmpath` binary: `warmpath sidecar` beside Envoy; `warmpath status`, `top`, `explain` and `validate` for people.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -11,7 +11,7 @@ use warmpath_sidecar::cli::{Cli, Command, LogFormat, SidecarArgs};
 use warmpath_sidecar::observe::report;
 use warmpath_sidecar::shutdown;
 use warmpath_sidecar::sidecar::Sidecar;
-use warmpath_sidecar::{validate, why};
+use warmpath_sidecar::{top, validate, why};
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         match command {
             Command::Sidecar(args) => done(run(&args).await.map(|()| ExitCode::SUCCESS)),
             Command::Status(args) => done(report::run(&args).await),
+            Command::Top(args) => done(top::run(&args).await),
             Command::Explain(args) => done(why::run(&args).await),
             Command::Validate(args) => done(validate::run(&args).await),
         }

@@ -1,4 +1,4 @@
-//! Options of `warmpath status` and `warmpath explain`.
+//! Options of `warmpath status`, `warmpath top` and `warmpath explain`.
 
 use crate::text::Color;
 use clap::Args;
@@ -17,6 +17,14 @@ pub struct StatusArgs {
     /// When there is colour; `auto`: on a terminal, unless `NO_COLOR` is set.
     #[arg(long, env = "WARMPATH_STATUS_COLOR", value_enum, default_value_t)]
     pub color: Color,
+}
+
+/// Options of `warmpath top`.
+#[derive(Args, Clone, Debug)]
+pub struct TopArgs {
+    /// The sidecar's HTTP address.
+    #[arg(long, env = "WARMPATH_URL", default_value = "http://127.0.0.1:9464")]
+    pub url: String,
 }
 
 /// Options of `warmpath explain`.
