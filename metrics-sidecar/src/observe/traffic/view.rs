@@ -42,7 +42,7 @@ struct Endpoint {
 struct Open {
     /// When it was decided first.
     at: Millis,
-    /// As it counts.
+    /// As it counts; a peer's does not.
     decided: Option<Decided>,
     endpoint: Option<EndpointId>,
 }
@@ -118,13 +118,13 @@ impl ViewTraffic {
                 }
                 Body::Route { endpoint, bytes, boundaries, .. } => {
                     over.retain(|other| *other != id);
-                    if let Some(decided) = self.routed(id, *endpoint, peer, now) {
+                    if let Some(decided) = self.routed(id, *endpoint, now) {
                         self.prefixes.found(boundaries, *bytes, decided.prompt, decided.matched);
                     }
                     Kind::Routed
                 }
                 Body::FirstToken { ttft } => {
-                    if let Some(decided) = self.open.get(&id).and_then(|open| open.decided).filter(|_| !peer) {
+                    if let Some(decided) = self.open.get(&id).and_then(|open| open.decided) {
                         self.count(at, now, |sum| sum.first_token(decided.is_warm(), *ttft));
                     }
                     Kind::FirstToken { ttft: *ttft }
@@ -175,7 +175,7 @@ impl ViewTraffic {
     }
 
     /// Notes where a request went. Gives it, if it counts.
-    fn routed(&mut self, id: RequestId, endpoint: EndpointId, peer: bool, now: Millis) -> Option<Decided> {
+    fn routed(&mut self, id: RequestId, endpoint: EndpointId, now: Millis) -> Option<Decided> {
         let rate = self.endpoints.get(&endpoint).map_or(0.0, |endpoint| endpoint.prefill_rate);
         let known = self.open.get_mut(&id);
         let Some(open) = known else {
@@ -186,7 +186,7 @@ impl ViewTraffic {
             return None;
         };
         open.endpoint = Some(endpoint);
-        let decided = open.decided.as_mut().filter(|_| !peer)?;
+        let decided = open.decided.as_mut()?;
         let before = *decided;
         if rate > 0.0 {
             decided.saved = Seconds(decided.matched.0 as f64 / rate);
