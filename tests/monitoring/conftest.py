@@ -14,38 +14,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from stack import paths  # noqa: E402
 from stack.client import Client  # noqa: E402
-from stack.process import Process, wait_for  # noqa: E402
+from stack.load import Recorded  # noqa: E402
+from stack.process import wait_for  # noqa: E402
 from stack.stack import Stack  # noqa: E402
 
-from prometheus import MONITORING, Prometheus, on_this_machine, pod, shipped_config  # noqa: E402
+from prometheus import Prometheus, watched  # noqa: E402
 
-RULES = [MONITORING / "rules" / name for name in ("recording.yaml", "alerts.yaml")]
-GATEWAY = {"gateway.networking.k8s.io/gateway-name": "llm-gateway"}
 PODS = {"model": "Qwen/Qwen3-32B", "kv_tokens": 26_000}
-
-
-def discovered(stack: Stack) -> list[dict]:
-    """The stack's processes, as Kubernetes discovery would list them."""
-    found = [pod(p.address, f"vllm-{i}", "vllm", {"app.kubernetes.io/name": "vllm"}) for i, p in enumerate(stack.pods)]
-    # Istio's own annotations are on a gateway's pods: they must not have them scraped twice.
-    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "15020"}
-    gateway = (f"127.0.0.1:{stack.envoy.admin}", "gateway-0", "istio-proxy", GATEWAY, annotations)
-    sidecar = (stack.sidecar.http, "gateway-0", "warmpath-sidecar", GATEWAY, annotations)
-    return [*found, pod(*gateway), pod(*sidecar)]
-
-
-def ports(stack: Stack) -> dict[str, str]:
-    """Fixed ports of the shipped configuration, and what stands for them here."""
-    each = "|".join(p.address.rsplit(":", 1)[1] for p in stack.pods)
-    return {":15090": f":{stack.envoy.admin}", ":9464": f":{stack.sidecar.http.rsplit(':', 1)[1]}", ";8000": f";({each})"}
-
-
-def watched(folder: Path, stack: Stack, rules: list[Path] = RULES, more: list[dict] | None = None) -> Prometheus:
-    """Prometheus with the shipped configuration, looking at a stack."""
-    config = on_this_machine(shipped_config(), discovered(stack) + (more or []), ports(stack), rules)
-    return Prometheus(folder, config)
 
 
 class Load:
@@ -53,20 +29,11 @@ class Load:
     Beside it, prompts that nobody has cached: in the recorded ones the beginning is soon known everywhere."""
 
     def __init__(self, folder: Path, url: str):
-        self.command = [paths.BENCH, "play", "--url", url, "--trace", paths.TRACE, "--speed", "4", "--quiet"]
-        self.log = folder / "load.log"
+        self.recorded = Recorded(folder, url, "--speed", "4")
         self.client = Client(url)
         self.over = threading.Event()
-        self.threads = [threading.Thread(target=run, daemon=True) for run in (self.recorded, self.new)]
-        for thread in self.threads:
-            thread.start()
-
-    def recorded(self) -> None:
-        while not self.over.is_set():
-            play = Process("load", self.command, self.log)
-            while play.alive() and not self.over.wait(0.1):
-                pass
-            play.stop()
+        self.thread = threading.Thread(target=self.new, daemon=True)
+        self.thread.start()
 
     def new(self) -> None:
         while not self.over.wait(0.5):
@@ -77,8 +44,8 @@ class Load:
 
     def stop(self) -> None:
         self.over.set()
-        for thread in self.threads:
-            thread.join(20)
+        self.recorded.stop()
+        self.thread.join(20)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,11 @@ from pathlib import Path
 import yaml
 from stack.paths import ROOT
 from stack.process import Process, free_port, wait_for
+from stack.stack import Stack
 
 MONITORING = ROOT / "monitoring"
+RULES = [MONITORING / "rules" / name for name in ("recording.yaml", "alerts.yaml")]
+GATEWAY = {"gateway.networking.k8s.io/gateway-name": "llm-gateway"}
 META = "__meta_kubernetes_"
 
 
@@ -125,3 +128,25 @@ class Prometheus:
 
     def stop(self) -> None:
         self.process.stop()
+
+
+def discovered(stack: Stack) -> list[dict]:
+    """The stack's processes, as Kubernetes discovery would list them."""
+    found = [pod(p.address, f"vllm-{i}", "vllm", {"app.kubernetes.io/name": "vllm"}) for i, p in enumerate(stack.pods)]
+    # Istio's own annotations are on a gateway's pods: they must not have them scraped twice.
+    annotations = {"prometheus.io/scrape": "true", "prometheus.io/port": "15020"}
+    gateway = (f"127.0.0.1:{stack.envoy.admin}", "gateway-0", "istio-proxy", GATEWAY, annotations)
+    sidecar = (stack.sidecar.http, "gateway-0", "warmpath-sidecar", GATEWAY, annotations)
+    return [*found, pod(*gateway), pod(*sidecar)]
+
+
+def ports(stack: Stack) -> dict[str, str]:
+    """Fixed ports of the shipped configuration, and what stands for them here."""
+    each = "|".join(p.address.rsplit(":", 1)[1] for p in stack.pods)
+    return {":15090": f":{stack.envoy.admin}", ":9464": f":{stack.sidecar.http.rsplit(':', 1)[1]}", ";8000": f";({each})"}
+
+
+def watched(folder: Path, stack: Stack, rules: list[Path] = RULES, more: list[dict] | None = None) -> Prometheus:
+    """Prometheus with the shipped configuration, looking at a stack."""
+    config = on_this_machine(shipped_config(), discovered(stack) + (more or []), ports(stack), rules)
+    return Prometheus(folder, config)

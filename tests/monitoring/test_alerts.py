@@ -8,8 +8,7 @@ from stack.paths import ROOT
 from stack.process import wait_for
 from stack.stack import Stack
 
-from conftest import RULES, watched
-from prometheus import MONITORING, promtool
+from prometheus import MONITORING, RULES, promtool, watched
 
 GROUPS = yaml.safe_load(RULES[1].read_text())["groups"]
 ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"]}

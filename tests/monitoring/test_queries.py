@@ -7,7 +7,7 @@ import yaml
 from stack.paths import ROOT
 from stack.process import wait_for
 
-from conftest import RULES
+from prometheus import RULES
 from monitoring.dashboards import llm_performance, warmpath_routing
 from monitoring.dashboards.panels import queries
 

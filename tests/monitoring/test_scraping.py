@@ -5,8 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from conftest import discovered, ports, watched
-from prometheus import Prometheus, documents, home, on_this_machine, pod, promtool, shipped_config
+from prometheus import Prometheus, discovered, documents, home, on_this_machine, pod, ports, promtool, shipped_config, watched
 from stack.process import wait_for
 from stack.stack import Stack
 

@@ -10,11 +10,10 @@ import yaml
 from stack.paths import ROOT
 from stack.process import wait_for
 
-from conftest import RULES
 from monitoring.dashboards import llm_performance
 from monitoring.dashboards.panels import queries
 from pages import RecordedPod
-from prometheus import Prometheus, on_this_machine, pod, shipped_config
+from prometheus import RULES, Prometheus, on_this_machine, pod, shipped_config
 from test_queries import asked
 
 PAGES = {

@@ -9,7 +9,7 @@
 | `sidecar` | the metrics-sidecar and its endpoint file |
 | `stack` | all of it together |
 | `client` | requests, as a client would send them |
-| `load` | a light load that goes on while something else happens |
+| `load` | a load that goes on while something else happens: light, or the recorded workload |
 | `events` | the sidecar's events, as a page reads them |
 | `network` | network namespaces: one for a whole cluster, one for a pod |
 | `cluster` | a real API server, and what kubelet and controllers would write into it |

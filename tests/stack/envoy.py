@@ -141,7 +141,7 @@ def _endpoints(name: str, addresses: list[str]) -> dict:
     }
 
 
-def _pool_cluster(name: str, addresses: list[str], policy: str) -> dict:
+def _pool_cluster(name: str, addresses: list[str], policy: str, steered: bool) -> dict:
     fallback = _typed(
         f"envoy.load_balancing_policies.{policy}",
         "load_balancing_policies."
@@ -153,7 +153,7 @@ def _pool_cluster(name: str, addresses: list[str], policy: str) -> dict:
         override_host_sources=[{"header": DESTINATION}],
         fallback_policy={"policies": [{"typed_extension_config": fallback}]},
     )
-    chosen = fallback if policy == "round_robin" else override
+    chosen = override if steered else fallback
     return {
         "name": name,
         "type": "STATIC",
@@ -231,10 +231,12 @@ def bootstrap(
     model_routes: dict[str, list[str]] | None = None,
     manager: dict | None = None,
     clusters: dict[str, str] | None = None,
+    fallback: str | None = None,
 ) -> dict:
     """The whole configuration. With `lds`, the listener is put there instead, so that it can be changed live. Requests
     whose model (by the header, a regex) is in `model_routes` go to those pods, in a cluster of their own. `manager` is
-    more for the HTTP connection manager (access logs, tracing), `clusters` are others by name and address."""
+    more for the HTTP connection manager (access logs, tracing), `clusters` are others by name and address, `fallback`
+    is Envoy's own policy for requests that are not steered."""
     routes = [
         _route(f"pool-{n}", {"prefix": "/", "headers": [{"name": MODEL, "string_match": {"safe_regex": {"regex": model}}}]})
         for n, model in enumerate(model_routes or {})
@@ -270,13 +272,15 @@ def bootstrap(
             }
         ],
     }
-    policy = "round_robin" if wiring == "none" else "least_request"
-    pools = [_pool_cluster(f"pool-{n}", addresses, policy) for n, addresses in enumerate((model_routes or {}).values())]
+    steered = wiring != "none"
+    policy = fallback or ("least_request" if steered else "round_robin")
+    of_models = {f"pool-{n}": addresses for n, addresses in enumerate((model_routes or {}).values())}
+    pools = [_pool_cluster(*pool, policy, steered) for pool in {"pool": pods, **of_models}.items()]
     others = [
         {"name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": _endpoints(name, [address])}
         for name, address in (clusters or {}).items()
     ]
-    resources: dict = {"clusters": [_pool_cluster("pool", pods, policy), *pools, _asked_cluster(wiring, feed), *others]}
+    resources: dict = {"clusters": [*pools, _asked_cluster(wiring, feed), *others]}
     result: dict = {
         "node": {"id": "gateway", "cluster": "gateway"},
         "admin": {"address": _address(f"127.0.0.1:{admin}")},
@@ -344,9 +348,10 @@ class Envoy(Admin):
         model_routes: dict[str, list[str]] | None = None,
         manager: dict | None = None,
         clusters: dict[str, str] | None = None,
+        fallback: str | None = None,
     ):
         self.folder, self.wiring, self.pods, self.feed, self.plugin = folder, wiring, pods, feed, plugin
-        self.model_routes, self.manager, self.clusters = model_routes, manager, clusters
+        self.model_routes, self.manager, self.clusters, self.fallback = model_routes, manager, clusters, fallback
         self.port = listen or free_port()
         self.admin = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -362,6 +367,9 @@ class Envoy(Admin):
                 "--concurrency",
                 concurrency,
                 "--disable-hot-restart",
+                # A client that keeps its connection meets a new listener with its next request, not after ten minutes.
+                "--drain-strategy",
+                "immediate",
                 "--log-level",
                 "warning",
                 # Of access logs; 10 s by default.
@@ -391,6 +399,7 @@ class Envoy(Admin):
             self.model_routes,
             self.manager,
             self.clusters,
+            self.fallback,
         )
         (self.folder / "envoy.json").write_text(json.dumps(whole))
 

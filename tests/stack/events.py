@@ -3,8 +3,20 @@
 import http.client
 import json
 import threading
+from collections.abc import Iterable, Iterator
 
 from .process import wait_for
+
+
+def messages(lines: Iterable[bytes]) -> Iterator[tuple[str, object]]:
+    """Name and data of each message of a stream of server-sent events."""
+    name = ""
+    for line in lines:
+        field, _, value = line.decode().rstrip("\n").partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            yield name, json.loads(value)
 
 
 class Events:
@@ -23,20 +35,20 @@ class Events:
             threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
-        name = ""
         try:
-            while line := self.answer.readline():
-                self.raw += line
-                field, _, value = line.decode().rstrip("\n").partition(": ")
-                if field == "event":
-                    name = value
-                elif field == "data" and name == "status":
-                    self.statuses.append(json.loads(value))
-                elif field == "data":
-                    self.requests += json.loads(value)
+            for name, data in messages(self._lines()):
+                if name == "status":
+                    self.statuses.append(data)
+                else:
+                    self.requests += data
         except (OSError, ValueError, AttributeError, http.client.HTTPException):
             pass
         self.ended.set()
+
+    def _lines(self) -> Iterator[bytes]:
+        while line := self.answer.readline():
+            self.raw += line
+            yield line
 
     def of(self, event: str) -> list[dict]:
         return [one for one in self.requests if one["event"] == event]

@@ -1,11 +1,13 @@
-"""A light load that goes on while something else happens."""
+"""Loads that go on while something else happens: a light one, and the recorded workload again and again."""
 
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+from . import paths
 from .client import Answer
-from .process import wait_for
+from .process import Process, wait_for
 
 
 class Load:
@@ -46,3 +48,26 @@ class Load:
             thread.join(30)
         if kind is None:
             assert not self.failures, f"{len(self.failures)} of {len(self.answers)}: {self.failures[:5]}"
+
+
+class Recorded:
+    """The recorded workload, from its start again whenever it is over, until `stop`. `options` are those of
+    `warmpath-bench play`."""
+
+    def __init__(self, folder: Path, url: str, *options, trace: Path = paths.TRACE):
+        self.command = [paths.BENCH, "play", "--url", url, "--trace", trace, "--quiet", *options]
+        self.log = folder / "load.log"
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            play = Process("load", self.command, self.log)
+            while play.alive() and not self._over.wait(0.1):
+                pass
+            play.stop()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join(20)
