@@ -38,6 +38,15 @@ test-monitoring: build $(VENV)/.monitoring ## dashboards, rules and scrape confi
 	@tests/tools/get-prometheus >/dev/null
 	$(PY) -m pytest tests/monitoring -q
 
+.PHONY: test-page
+test-page: build $(VENV)/.page ## the live page and the demo's in a real Chromium (CHROMIUM=…)
+	@tests/tools/get-chromium >/dev/null || true
+	$(PY) -m pytest tests/page -q $(ARGS)
+
+.PHONY: screenshots
+screenshots: build $(VENV)/.page ## docs/images/page-*.png, of the live page under load
+	$(PY) tests/page/screenshots.py
+
 .PHONY: test-kubernetes
 test-kubernetes: build ## discovery on a real API server (the first time builds it: Go, some minutes)
 	$(PY) -m pytest tests/kubernetes -q $(ARGS)
@@ -128,6 +137,10 @@ $(VENV)/.ready: tests/requirements.txt rust-toolchain.toml
 $(VENV)/.monitoring: $(VENV)/.ready monitoring/requirements.txt
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed for monitoring/"; exit 1; }
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -r monitoring/requirements.txt
+	@touch $@
+
+$(VENV)/.page: $(VENV)/.ready tests/page/requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r tests/page/requirements.txt
 	@touch $@
 
 # On a cluster. Variables are those of deploy.sh, which lists them: NS, WARMPATH_IMAGE, MODEL, IMAGE, HF_TOKEN, ….

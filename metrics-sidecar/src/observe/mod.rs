@@ -7,12 +7,14 @@
 //! | [`traffic`] | counts what the journal says of requests |
 //! | [`status`] | the status page |
 //! | [`events`] | the same, and each request, as it happens |
+//! | [`page`] | the live page |
 //! | [`explain`] | where a request would go, and why |
 //! | [`web`] | the HTTP server; [`wasm`] is the filter that it serves |
 
 pub mod events;
 pub mod explain;
 pub mod metrics;
+pub mod page;
 pub mod report;
 pub mod status;
 pub mod traffic;

@@ -2,6 +2,7 @@
 //!
 //! | path | answer |
 //! | --- | --- |
+//! | `/` | [`super::page`], the live page, with its files |
 //! | `/healthz` | 200 while the process runs |
 //! | `/readyz` | 200 once every discovered pod was tried and a table is published, else 503 and why |
 //! | `/metrics` | own metrics, OpenMetrics text |
@@ -12,7 +13,7 @@
 
 use super::Pages;
 use super::traffic::view::SPANS;
-use super::{events, explain, status};
+use super::{events, explain, page, status};
 use crate::discovery::standing::Standing;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
@@ -36,6 +37,7 @@ pub fn router(pages: Arc<Pages>) -> Router {
         .route("/explain", post(explain::answer).layer(DefaultBodyLimit::disable()))
         .route("/filter.wasm", get(wasm))
         .route("/filter.wasm.sha256", get(sum))
+        .merge(page::routes())
         .with_state(pages)
 }
 
