@@ -12,8 +12,8 @@ help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: build ## a real workload through real Envoy: round robin next to warmpath (KEEP=1, PODS=vllm, ARGS="--help")
-	@$(PY) bench/demo.py $(if $(KEEP),--keep) $(if $(PODS),--pods $(PODS)) $(ARGS)
+demo: build ## a real workload through real Envoy: round robin next to warmpath (KEEP=1, MONITORING=1, PODS=vllm, ARGS="--help")
+	@$(PY) bench/demo.py $(if $(KEEP),--keep) $(if $(MONITORING),--monitoring) $(if $(PODS),--pods $(PODS)) $(ARGS)
 
 # Only what stands on the command line counts: NS may well be in somebody's environment.
 .PHONY: test

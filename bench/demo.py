@@ -1,13 +1,15 @@
 """`make demo`: a real workload through a real gateway, round robin next to warmpath.
 
 Starts simulated vLLM pods (or real ones: PODS=vllm), the sidecar and Envoy with several workers, plays a slice of a
-recorded agent workload once with each policy, and prints one table. Both plays start with cold caches.
+recorded agent workload once with each policy, and prints one table. Both plays start with cold caches. With `--keep` it
+goes on playing through the last gateway, with a page to look at and a switch between the policies.
 """
 
 import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,10 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from stack import paths  # noqa: E402
 from stack.envoy import Envoy  # noqa: E402
+from stack.load import Recorded  # noqa: E402
 from stack.pods import Pod  # noqa: E402
 from stack.process import wait_for  # noqa: E402
 from stack.sidecar import Sidecar  # noqa: E402
 from stack.vllm import VllmPod, install  # noqa: E402
+
+from demo_page import DemoPage, Switch  # noqa: E402
 
 RESULT = paths.TARGET / "demo" / "result.json"
 REASONS = ("warm", "spill", "spread", "cold", "load_only", "fallback")
@@ -41,15 +46,16 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--wiring", choices=("buffered", "streaming"), default="buffered", help="how the filter is wired")
     p.add_argument("--config", type=json.loads, default={}, help="plugin configuration, JSON")
     p.add_argument("--policies", default="round_robin,warmpath", help="what to play, in this order")
-    p.add_argument("--keep", action="store_true", help="leave the last gateway running until Ctrl-C")
+    p.add_argument("--keep", action="store_true", help="go on with the last gateway until Ctrl-C")
+    p.add_argument("--monitoring", action="store_true", help="with --keep: a Prometheus beside it, with our rules")
     return p.parse_args()
 
 
 class Run:
     """One policy: fresh pods, a gateway, the play."""
 
-    def __init__(self, options: argparse.Namespace, policy: str, folder: Path):
-        self.options, self.policy, self.folder = options, policy, folder
+    def __init__(self, options: argparse.Namespace, policy: str, folder: Path, keep: bool = False):
+        self.options, self.policy, self.folder, self.keep = options, policy, folder, keep
         self.parts: list = []
         self.real = options.pods == "vllm"
 
@@ -58,10 +64,11 @@ class Run:
         addresses = [p.address for p in self.pods]
         self.sidecar = self.add(Sidecar(self.folder, addresses)).ready()
         wiring = "none" if self.policy == "round_robin" else self.options.wiring
-        config = {} if wiring == "none" else {"debug_headers": True, **self.options.config}
-        self.envoy = self.add(
-            Envoy(self.folder, wiring, addresses, self.sidecar.feed, config, concurrency=self.options.concurrency)
-        )
+        self.config = {} if wiring == "none" else {"debug_headers": True, **self.options.config}
+        # What is kept can be switched to round robin.
+        switched = {"live": True, "fallback": "round_robin"} if self.keep and wiring != "none" else {}
+        envoy = (self.folder, wiring, addresses, self.sidecar.feed, self.config, self.options.concurrency)
+        self.envoy = self.add(Envoy(*envoy, **switched))
         if wiring != "none":
             wait_for("the endpoint table", lambda: self.envoy.stats().get("endpoints_choosable") == len(addresses))
 
@@ -90,19 +97,21 @@ class Run:
 
     def play(self) -> dict:
         out = self.folder / f"{self.policy}.json"
-        command = [paths.BENCH, "play", "--url", self.envoy.url, "--trace", self.options.trace]
-        command += ["--speed", self.options.speed or (1 if self.real else 16), "--label", self.policy, "--json", out]
-        command += ["--pods", ",".join(p.address for p in self.pods)]
-        if limit := self.options.limit or (200 if self.real else None):
-            command += ["--limit", limit]
-        if self.real:
-            command += ["--model", "tiny", "--max-tokens-cap", 8]
+        command = [paths.BENCH, "play", "--url", self.envoy.url, "--trace", self.options.trace, *self.how()]
+        command += ["--label", self.policy, "--json", out, "--pods", ",".join(p.address for p in self.pods)]
         subprocess.run([str(c) for c in command], check=True)
         result = json.loads(out.read_text())
         stats = self.envoy.stats() if self.policy != "round_robin" else {}
         result["reasons"] = {r: sum(v for k, v in stats.items() if k.endswith(f"reason={r}}}")) for r in REASONS}
         result["stats"] = {k: v for k, v in stats.items() if v}
         return result
+
+    def how(self) -> list:
+        """How the trace is played."""
+        how = ["--speed", self.options.speed or (1 if self.real else 16)]
+        if limit := self.options.limit or (200 if self.real else None):
+            how += ["--limit", limit]
+        return [*how, "--model", "tiny", "--max-tokens-cap", 8] if self.real else how
 
     def stop(self) -> None:
         for part in reversed(self.parts):
@@ -143,24 +152,47 @@ def predicted_and_true(result: dict) -> str:
 
 
 def keep(run: Run) -> None:
-    body = '{"model": "%s", "max_tokens": 8, "messages": [{"role": "user", "content": "%s"}]}' % (
-        "tiny" if run.real else "Qwen/Qwen3-32B",
-        "Say hello, in many words. " * 20,
-    )
-    print(f"\n{BOLD}Running until Ctrl-C{RESET}")
-    print(f"  gateway        {run.envoy.url}")
-    print(f"  Envoy admin    http://127.0.0.1:{run.envoy.admin}/stats?filter=warmpath")
-    print(f"  sidecar        http://{run.sidecar.http}/status and /metrics")
-    print("  pods           " + " ".join(f"http://{p.address}/metrics" for p in run.pods))
-    print("  logs           " + str(run.folder))
+    """Goes on playing, with pages to look at, until Ctrl-C."""
+    watched = [part.process for part in run.parts]
+    run.add(Recorded(run.folder, run.envoy.url, *run.how(), trace=run.options.trace))
+    pages = {}
+    if run.policy != "round_robin":
+        pages["demo page"] = run.add(DemoPage(Switch(run.envoy, run.config), run.sidecar)).url + "  (the switch)"
+    pages["live page"] = f"http://{run.sidecar.http}/"
+    pages["gateway"] = run.envoy.url
+    pages["Envoy admin"] = f"http://127.0.0.1:{run.envoy.admin}/stats?filter=warmpath"
+    pages["sidecar"] = f"http://{run.sidecar.http}/status and /metrics"
+    if run.options.monitoring:
+        pages["Prometheus"] = start_prometheus(run)
+    pages["pods"] = " ".join(f"http://{p.address}/metrics" for p in run.pods)
+    pages["logs"] = str(run.folder)
+    print(f"\n{BOLD}The workload goes on, until Ctrl-C{RESET}")
+    for name, where in pages.items():
+        print(f"  {name:<14} {where}")
     print("\nTry this twice, and look at x-warmpath-reason:\n")
-    print(f"  curl -si {run.envoy.url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'")
+    body = {"model": "tiny" if run.real else "Qwen/Qwen3-32B", "max_tokens": 8}
+    body["messages"] = [{"role": "user", "content": "Say hello, in many words. " * 20}]
+    url = f"{run.envoy.url}/v1/chat/completions"
+    # Ended by whatever started it, it ends what it started, as by Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    print(f"  curl -si {url} -H 'content-type: application/json' -d '{json.dumps(body)}'", flush=True)
     try:
-        while all(part.process.alive() for part in run.parts):
+        while all(process.alive() for process in watched):
             time.sleep(0.5)
         print("a process ended; see the logs")
     except KeyboardInterrupt:
         print()
+
+
+def start_prometheus(run: Run) -> str:
+    """A Prometheus with the shipped configuration and rules, once it has data. Its page."""
+    sys.path.insert(0, str(paths.ROOT / "tests" / "monitoring"))
+    from prometheus import watched
+
+    print(f"{DIM}starting Prometheus{RESET}", flush=True)
+    prometheus = run.add(watched(run.folder, run))
+    wait_for("Prometheus to have data", lambda: prometheus.query("warmpath:pods_hit_ratio:rate10m"), timeout=60, every=0.5)
+    return f"http://{prometheus.address}/alerts"
 
 
 def main() -> int:
@@ -173,12 +205,13 @@ def main() -> int:
     policies = options.policies.split(",")
     for policy in policies:
         folder = Path(tempfile.mkdtemp(prefix=f"warmpath-{policy}-"))
-        run = Run(options, policy, folder)
+        last = policy == policies[-1]
+        run = Run(options, policy, folder, keep=options.keep and last)
         try:
             print(f"{DIM}{policy.replace('_', ' ')}: starting pods, sidecar and Envoy{RESET}", flush=True)
             run.start()
             results[policy] = run.play()
-            if options.keep and policy == policies[-1]:
+            if run.keep:
                 report(results, began)
                 keep(run)
         except BaseException:
