@@ -33,11 +33,15 @@ class Switch:
     def __init__(self, envoy: Envoy, config: dict):
         self.envoy, self.config = envoy, config
         self.policy = "warmpath"
+        self.switched = 0
 
     def to(self, policy: str) -> None:
         """Returns once Envoy has taken it over."""
         mode = MODES[policy]
-        self.envoy.write({**self.config, "mode": mode})
+        self.switched += 1
+        # VMs of a configuration that Envoy still drains would be used again, and would not notice: so each is another.
+        config = json.dumps({"wiring": self.envoy.wiring, **self.config, "mode": mode}) + " " * self.switched
+        self.envoy.write(config)
         wait_for(f"mode {mode}", lambda: self.envoy.stats()["mode"] == MODE_STATS[mode])
         self.policy = policy
 

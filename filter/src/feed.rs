@@ -8,6 +8,7 @@ use crate::host::{Host, Level, SharedData, StreamToken};
 use crate::stats::{Counter, Stats};
 use prost::Message;
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use warmpath_core::codec::{Reader, Writer};
 use warmpath_core::journal::{ABSENT, Ring, Store, StoreError};
 use warmpath_core::prefix::FINGERPRINT;
@@ -20,8 +21,12 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/warmpath.feed.v1.rs"));
 }
 
-/// A leader silent for this long is replaced.
+/// A leader silent for this long is replaced …
 const LEADER_TIMEOUT_MS: u64 = 2_000;
+/// … and after this long also by a VM of an older configuration.
+const ANY_LEADER_MS: u64 = 5_000;
+/// How long a VM that gives up the lead waits for one of a newer configuration to take it.
+const HAND_OVER_MS: u64 = 100;
 /// Between two tries to open the stream.
 const RETRY_MS: u64 = 500;
 /// Slots sent up in one message, and bytes after which a message is full.
@@ -60,6 +65,9 @@ pub struct Feed {
     prefix: String,
     slots: u32,
     leading: Option<Leading>,
+    /// The configuration's hash, and the newer one for which the lead was given up.
+    config: u64,
+    yielded_to: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -114,8 +122,27 @@ pub fn tables(host: &dyn Host, prefix: &str) -> Vec<(u64, String, Vec<u8>)> {
 impl Feed {
     /// A VM that does not lead yet. `prefix` begins its shared-data keys.
     #[must_use]
-    pub fn new(vm: u64, prefix: &str, slots: u32) -> Self {
-        Self { vm, prefix: prefix.to_owned(), slots, leading: None }
+    pub fn new(vm: u64, prefix: &str, slots: u32, config: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        config.hash(&mut hasher);
+        let config = hasher.finish();
+        Self { vm, prefix: prefix.to_owned(), slots, leading: None, config, yielded_to: None }
+    }
+
+    /// Says that this VM's configuration is the newest. Envoy keeps VMs of older ones for as long as connections drain,
+    /// and the sidecar should not be told by those what the plugin does.
+    pub fn announce(&self, host: &dyn Host) {
+        let _ = host.shared_set(&self.config_key(), &self.config.to_le_bytes(), 0);
+    }
+
+    fn config_key(&self) -> String {
+        format!("{}config", self.prefix)
+    }
+
+    /// The hash of a newer configuration than this VM's, if there is one.
+    fn newer(&self, host: &dyn Host) -> Option<u64> {
+        let (bytes, _) = host.shared_get(&self.config_key()).ok()??;
+        bytes.try_into().ok().map(u64::from_le_bytes).filter(|newest| *newest != self.config)
     }
 
     /// Whether this VM is the feed.
@@ -210,12 +237,26 @@ impl Feed {
             None => (None, ABSENT),
         };
         let mine = heartbeat.as_ref().is_some_and(|h| h.vm == self.vm);
+        let newer = self.newer(host);
+        let timeout = if newer.is_some() { ANY_LEADER_MS } else { LEADER_TIMEOUT_MS };
         // A heartbeat from the future was written before the clock was stepped back.
         let alive = heartbeat.as_ref().is_some_and(|h| {
-            now.0.saturating_sub(h.at.0) < LEADER_TIMEOUT_MS && h.at.0.saturating_sub(now.0) < LEADER_TIMEOUT_MS
+            now.0.saturating_sub(h.at.0) < timeout && h.at.0.saturating_sub(now.0) < LEADER_TIMEOUT_MS
         });
         if !mine && alive {
             self.resign(host);
+            return;
+        }
+        // Once only: where no VM of the newer one takes the lead, it is better led by an older one than by none.
+        if newer.is_some()
+            && newer != self.yielded_to
+            && let Some(sent) = self.position()
+        {
+            self.yielded_to = newer;
+            self.resign(host);
+            // Nobody's, and nearly over: a VM of the newer configuration takes it at its next ticks.
+            let at = Millis(now.0.saturating_sub(LEADER_TIMEOUT_MS - HAND_OVER_MS));
+            let _ = data.set(&key, &Heartbeat { vm: 0, at, sent }.encode(), cas);
             return;
         }
         let sent = match &self.leading {

@@ -52,6 +52,7 @@ impl Worker {
         let vm = random();
         // Another fingerprint, another journal: a new build must not read hashes that it would compute otherwise. The same
         // for a ring of another size, whose numbers stand in other slots.
+        let told = Config::without_secrets(json);
         let prefix = format!("warmpath/{}/{FINGERPRINT:x}-{}/", config.name, config.limits.journal_slots);
         Self {
             stats: Stats::new(Rc::clone(&host), &config),
@@ -59,7 +60,7 @@ impl Worker {
             router: Router::new(&config),
             ring: None,
             origin: Origin(0),
-            feed: Feed::new(vm, &prefix, config.limits.journal_slots),
+            feed: Feed::new(vm, &prefix, config.limits.journal_slots, &told),
             prefix,
             vm,
             requests: 0,
@@ -67,7 +68,7 @@ impl Worker {
             refill_asked: Millis(0),
             warmed: false,
             mode_told: false,
-            told: Config::without_secrets(json),
+            told,
             host,
             config,
         }
@@ -96,6 +97,10 @@ impl Worker {
             let percent = if self.config.mode == Mode::Steer { self.config.steer_percent } else { 0.0 };
             self.stats.set(Gauge::Mode, self.config.mode as u64);
             self.stats.set(Gauge::SteerPercent, percent.round() as u64);
+            // One that is off tells the sidecar nothing.
+            if self.config.mode != Mode::Off {
+                self.feed.announce(&*self.host);
+            }
         }
         if self.config.mode == Mode::Off {
             return;

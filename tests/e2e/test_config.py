@@ -97,6 +97,17 @@ def test_modes_change_without_a_restart(live, wiring, fresh):
         assert len({client.chat(text).pod for _ in range(20)}) > 1
 
 
+def test_the_sidecar_is_told_of_a_live_change_though_the_old_configuration_drains(live, wiring):
+    def told() -> str:
+        [view] = live.sidecar.status()["views"]
+        return f"{view['mode']} {view['steer_percent']}"
+
+    # Each is new: VMs of one that Envoy still drains would be used again, and are not told that they are.
+    for change, wanted in [({"steer_percent": 90}, "steer 90"), ({"mode": "shadow", "steer_percent": 80}, "shadow 80")]:
+        take_over(live.envoy, {**GOOD, **change}, wiring)
+        wait_for(f"the sidecar to know of {wanted}", lambda: told().startswith(wanted), timeout=10)
+
+
 def test_a_live_change_keeps_what_is_warm(live, wiring, fresh):
     client = Client(live.envoy.url)
     take_over(live.envoy, GOOD, wiring)

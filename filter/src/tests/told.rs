@@ -164,3 +164,32 @@ fn the_sidecar_is_told_the_configuration_without_its_secret() {
     let (mode, percent) = (vm.host.metric("mode"), vm.host.metric("steer_percent"));
     assert_eq!((mode, percent), (2, 50));
 }
+
+#[test]
+fn a_newer_configuration_takes_the_lead_and_an_older_one_takes_it_back_where_it_must() {
+    let process = Process::default();
+    let mut old = Vm::new(&process, r#"{"mode": "steer"}"#);
+    old.table(1, 2);
+    let mut new = Vm::new(&process, r#"{"mode": "shadow"}"#);
+    let led = |vm: &Vm| vm.host.metric("feed_leader");
+    let tick = |vm: &mut Vm, at: u64| {
+        process.millis.set(at);
+        vm.root.on_tick();
+    };
+    tick(&mut old, 100);
+    assert_eq!((led(&old), old.host.closed.borrow().len()), (1, 1), "the old one gives it up");
+    tick(&mut old, 2_200);
+    tick(&mut new, 2_200);
+    assert_eq!((led(&old), led(&new)), (1, 1));
+    let hello = new.host.sent.borrow().iter().map(|m| proto::Up::decode(m.as_slice()).unwrap().kind).next();
+    let Some(Some(proto::up::Kind::Hello(hello))) = hello else { panic!("{hello:?}") };
+    assert!(String::from_utf8_lossy(&hello.config).contains("shadow"));
+    assert!(!hello.want_refill, "it goes on where the old one was");
+    drop(new);
+    tick(&mut old, 5_000);
+    assert_eq!(led(&old), 1, "not yet");
+    for at in [8_000, 8_050, 8_100] {
+        tick(&mut old, at);
+    }
+    assert_eq!((led(&old), old.host.closed.borrow().len()), (2, 1), "rather an old one than none");
+}
