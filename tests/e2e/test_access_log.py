@@ -34,11 +34,7 @@ def test_a_line_agrees_with_the_debug_headers(stack, client, fresh):
         assert (logged["status"], logged["method"], logged["path"]) == (200, "POST", "/v1/chat/completions")
         assert logged["upstream"] == answer.headers["x-warmpath-endpoint"]
         assert decision(logged) == {
-            "reason": reason,
-            "choice": answer.headers["x-warmpath-choice"],
-            "prompt_tokens": answer.headers["x-warmpath-prompt-tokens"],
-            "matched_tokens": answer.headers["x-warmpath-matched-tokens"],
-            "predicted_ttft_ms": answer.headers["x-warmpath-predicted-ttft-ms"],
+            **answer.decision,
             "cached_tokens": str(answer.cached),
             # Only a stream has a first token.
             "ttft_ms": None,

@@ -64,13 +64,10 @@ def test_the_span_says_what_was_decided_and_what_came_of_it(client, collector, f
     for reason in ("cold", "warm"):
         traced = Traced()
         answer = client.chat(text, traced.headers)
+        assert answer.reason == reason
         span = span_of(collector, traced)
         assert decision(span) == {
-            "reason": reason,
-            "choice": answer.headers["x-warmpath-choice"],
-            "prompt_tokens": answer.headers["x-warmpath-prompt-tokens"],
-            "matched_tokens": answer.headers["x-warmpath-matched-tokens"],
-            "predicted_ttft_ms": answer.headers["x-warmpath-predicted-ttft-ms"],
+            **answer.decision,
             # Known at the end of the answer only: tags are read when the span ends.
             "cached_tokens": str(answer.cached),
             "ttft_ms": None,

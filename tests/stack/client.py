@@ -24,6 +24,12 @@ class Answer:
         return self.headers.get("x-warmpath-reason", "")
 
     @property
+    def decision(self) -> dict[str, str]:
+        """What the debug headers say of it, by the names that logs and spans have."""
+        fields = ("reason", "choice", "prompt_tokens", "matched_tokens", "predicted_ttft_ms")
+        return {field: self.headers["x-warmpath-" + field.replace("_", "-")] for field in fields}
+
+    @property
     def cached(self) -> int:
         return self.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
 
