@@ -5,7 +5,7 @@
 
 use crate::config::{Config, Mode};
 use crate::placement::{Candidate, PredictedTtft, Priority, Reason};
-use crate::request::{ApiKind, LoadOnly, Prompt, Reader};
+use crate::request::{ApiKind, LoadOnly, Prompt};
 use crate::router::{Request, Router};
 use crate::table::State;
 use crate::units::{Millis, ResponseKey, Seconds};
@@ -135,35 +135,6 @@ pub struct Question<'a> {
     pub priority: Priority,
 }
 
-/// Explains a request whose whole body is at hand.
-#[must_use]
-pub fn explain_body(
-    config: &Config,
-    view: &View,
-    api: ApiKind,
-    body: &[u8],
-    priority: Priority,
-    now: Millis,
-) -> Explanation {
-    let mut reader = Reader::new(api);
-    reader.feed(body);
-    let read = if body.is_empty() {
-        Err(LoadOnly::Empty)
-    } else if api == ApiKind::Other {
-        Err(LoadOnly::NoPrefix)
-    } else {
-        reader.finish()
-    };
-    let question = Question {
-        api,
-        read: read.as_ref().map_err(|why| *why),
-        stored: reader.previous(),
-        model: reader.model(),
-        priority,
-    };
-    Router::new(config).explain(config, view, question, now)
-}
-
 impl Router {
     /// Explains what [`Router::decide`] says of a request.
     pub fn explain(&mut self, config: &Config, view: &View, question: Question<'_>, now: Millis) -> Explanation {
@@ -272,6 +243,7 @@ fn tidy(value: Seconds) -> f64 {
 mod tests {
     use super::*;
     use crate::journal::{Body, Record};
+    use crate::request::Reader;
     use crate::table::{Endpoint, Table};
     use crate::units::{EndpointId, Origin, RequestId, Tokens};
     use crate::view::ViewLimits;
@@ -289,6 +261,33 @@ mod tests {
     fn body(text: &str) -> Vec<u8> {
         let message = serde_json::json!({"role": "user", "content": text.repeat(300)});
         serde_json::json!({"model": "m", "messages": [message]}).to_string().into_bytes()
+    }
+
+    fn explain_body(
+        config: &Config,
+        view: &View,
+        api: ApiKind,
+        body: &[u8],
+        priority: Priority,
+        now: Millis,
+    ) -> Explanation {
+        let mut reader = Reader::new(api);
+        reader.feed(body);
+        let read = if body.is_empty() {
+            Err(LoadOnly::Empty)
+        } else if api == ApiKind::Other {
+            Err(LoadOnly::NoPrefix)
+        } else {
+            reader.finish()
+        };
+        let question = Question {
+            api,
+            read: read.as_ref().map_err(|why| *why),
+            stored: reader.previous(),
+            model: reader.model(),
+            priority,
+        };
+        Router::new(config).explain(config, view, question, now)
     }
 
     fn explain(config: &Config, view: &View, body: &[u8]) -> Explanation {

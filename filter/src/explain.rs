@@ -16,7 +16,7 @@ pub const EXPLAIN: &str = "x-warmpath-explain";
 const EXPLAINED: &str = "x-warmpath-explained";
 
 /// In the form of both OpenAI's and Anthropic's errors.
-const REFUSED: &[u8] = br#"{"type":"error","error":{"type":"permission_error","message":"x-warmpath-explain: explanations are not enabled here, or the secret is another one","param":null,"code":403}}"#;
+const REFUSED: &[u8] = br#"{"type":"error","error":{"type":"permission_error","message":"x-warmpath-explain: explanations are not enabled here, the secret is another one, or the mode is off","param":null,"code":403}}"#;
 
 /// Whether a request asks why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

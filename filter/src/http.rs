@@ -7,7 +7,7 @@
 
 use crate::explain::{self, Asked};
 use crate::host::{Host, micros};
-use crate::placed::{DESTINATION, Placed, RANK, tell};
+use crate::placed::{DESTINATION, Placed, RANK, note_decision, tell};
 use crate::stats::{Counter, Histogram};
 use crate::worker::Worker;
 use proxy_wasm::traits::{Context, HttpContext};
@@ -21,7 +21,7 @@ use warmpath_core::journal::Body;
 use warmpath_core::placement::{Priority, Reason};
 use warmpath_core::request::{ApiKind, LoadOnly, Prompt, Reader, stored_response};
 use warmpath_core::router::Request;
-use warmpath_core::units::{ResponseKey, Seconds, Tokens};
+use warmpath_core::units::{EndpointId, ResponseKey, Seconds, Tokens};
 
 /// What a client is told that gets 429, in the form of both OpenAI's and Anthropic's errors.
 const SHED: &[u8] = br#"{"type":"error","error":{"type":"rate_limit_error","message":"all model servers are busy","param":null,"code":429}}"#;
@@ -82,13 +82,20 @@ impl Http {
                 }
             }
         }
+        let asked = explain::asked(&*self.host, &worker.config);
         if worker.config.mode == Mode::Off {
-            return Action::Continue;
+            return if asked == Asked::No { Action::Continue } else { explain::refuse(&*self.host, &worker.stats) };
         }
         let method = self.host.request_header(":method").unwrap_or_default();
         let path = self.host.request_header(":path").unwrap_or_default();
-        let Some(api) = ApiKind::of(&method, &path, &worker.config.path_prefix) else { return Action::Continue };
-        match explain::asked(&*self.host, &worker.config) {
+        let Some(api) = ApiKind::of(&method, &path, &worker.config.path_prefix) else {
+            // Nothing to explain; but no secret for whoever serves it.
+            if asked != Asked::No && self.host.set_request_header(explain::EXPLAIN, None).is_err() {
+                worker.stats.add(Counter::HostErrors, 1);
+            }
+            return Action::Continue;
+        };
+        match asked {
             Asked::No => worker.stats.request(api),
             Asked::Allowed => self.explain = true,
             Asked::Refused => return explain::refuse(&*self.host, &worker.stats),
@@ -211,6 +218,9 @@ impl Http {
             worker.stats.load_only(why);
         }
         let steers = worker.steers(id);
+        if worker.config.log_fields {
+            note_decision(&*self.host, &decision);
+        }
         if decision.reason == Reason::Shed && steers {
             let after = retry_after(decision.choices.first().map_or(Seconds(0.0), |c| c.predicted));
             let headers = [("content-type", "application/json"), ("retry-after", after.as_str())];
@@ -245,8 +255,10 @@ impl Http {
             answered: false,
             done: false,
         };
-        if worker.config.log_fields {
-            placed.note_decision(&*self.host);
+        if placed.decision.choices.is_empty() {
+            // Where it goes may never be known.
+            let decided = placed.decided(EndpointId(0), Tokens(0));
+            worker.journal(id, vec![decided]);
         }
         if steers {
             placed.steer(&*self.host, worker);

@@ -7,6 +7,7 @@ use warmpath_core::answer::Answer;
 use warmpath_core::config::Wiring;
 use warmpath_core::journal::Body;
 use warmpath_core::misses::{Answered, Cause, attribute};
+use warmpath_core::placement::Reason;
 use warmpath_core::request::{ApiKind, Prompt, Reader};
 use warmpath_core::router::Decision;
 use warmpath_core::units::{EndpointId, Millis, RequestId, Seconds, Tokens};
@@ -83,7 +84,7 @@ impl Placed {
     }
 
     /// For those who look on: what was decided of a request that went to `endpoint`.
-    fn decided(&self, endpoint: EndpointId, matched: Tokens) -> Body {
+    pub(crate) fn decided(&self, endpoint: EndpointId, matched: Tokens) -> Body {
         Body::Decided {
             reason: self.decision.reason,
             steered: self.steered,
@@ -96,18 +97,6 @@ impl Placed {
     /// The predicted time to first token at an endpoint that was named.
     fn predicted(&self, endpoint: EndpointId) -> Option<Seconds> {
         self.decision.choices.iter().find(|c| c.id == endpoint).map(|c| c.predicted)
-    }
-
-    /// The decision as filter state, for access logs and spans.
-    pub(crate) fn note_decision(&self, host: &dyn Host) {
-        let choice = self.decision.choices.first();
-        note(host, "reason", self.decision.reason.name());
-        note(host, "prompt_tokens", &self.decision.prompt.0.to_string());
-        if let Some(choice) = choice {
-            note(host, "choice", &choice.address);
-            note(host, "matched_tokens", &choice.matched.0.to_string());
-            note(host, "predicted_ttft_ms", &format!("{:.1}", choice.predicted.0 * 1000.0));
-        }
     }
 
     /// What really happened counts: Envoy may have retried, skipped a named endpoint, or chosen by itself.
@@ -198,6 +187,17 @@ impl Placed {
             worker.journal(self.id, stored.into_iter().chain([body]).collect());
         }
         self.done = true;
+    }
+}
+
+/// The decision as filter state, for access logs and spans. What is refused has no choice.
+pub(crate) fn note_decision(host: &dyn Host, decision: &Decision) {
+    note(host, "reason", decision.reason.name());
+    note(host, "prompt_tokens", &decision.prompt.0.to_string());
+    if let Some(choice) = decision.choices.first().filter(|_| decision.reason != Reason::Shed) {
+        note(host, "choice", &choice.address);
+        note(host, "matched_tokens", &choice.matched.0.to_string());
+        note(host, "predicted_ttft_ms", &format!("{:.1}", choice.predicted.0 * 1000.0));
     }
 }
 

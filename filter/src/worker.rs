@@ -94,15 +94,15 @@ impl Worker {
     /// Folds, keeps the feed, sets the gauges.
     pub fn tick(&mut self) {
         if !std::mem::replace(&mut self.mode_told, true) {
-            let percent = if self.config.mode == Mode::Steer { self.config.steer_percent } else { 0.0 };
-            self.stats.set(Gauge::Mode, self.config.mode as u64);
-            self.stats.set(Gauge::SteerPercent, percent.round() as u64);
+            self.set_mode();
             // One that is off tells the sidecar nothing.
             if self.config.mode != Mode::Off {
                 self.feed.announce(&*self.host);
             }
         }
         if self.config.mode == Mode::Off {
+            // Each time: where all are off, no VM of an older configuration shall have had the last word.
+            self.set_mode();
             return;
         }
         let now = self.host.now();
@@ -316,7 +316,14 @@ impl Worker {
         }
     }
 
+    fn set_mode(&self) {
+        let percent = if self.config.mode == Mode::Steer { self.config.steer_percent } else { 0.0 };
+        self.stats.set(Gauge::Mode, self.config.mode as u64);
+        self.stats.set(Gauge::SteerPercent, percent.round() as u64);
+    }
+
     fn set_gauges(&self, now: Millis) {
+        self.set_mode();
         let (bytes_per_token, prefill_rate) = self.view.learned();
         let choosable = self.view.endpoints().filter(|(_, k)| k.is_choosable()).count();
         let age = if self.view.table_version() == 0 { 0.0 } else { now.since(self.view.table_at()).0 * 1000.0 };

@@ -115,7 +115,10 @@ fn where_it_really_went_is_told_as_well() {
 
 #[test]
 fn a_refused_request_is_told_without_a_route() {
-    let mut vm = Vm::new(&Process::default(), r#"{"saturation": {"max_waiting": 5, "when_saturated": "reject"}}"#);
+    let mut vm = Vm::new(
+        &Process::default(),
+        r#"{"log_fields": true, "saturation": {"max_waiting": 5, "when_saturated": "reject"}}"#,
+    );
     let load = warmpath_core::table::Load { waiting: 9, ..Default::default() };
     vm.table_of(1, vec![Endpoint { load, ..endpoint(1) }]);
     let (mut http, _) = vm.begin("/v1/chat/completions", false);
@@ -124,6 +127,28 @@ fn a_refused_request_is_told_without_a_route() {
     http.on_http_request_body(body.len(), true);
     let told = records(&mut vm);
     assert!(matches!(told.as_slice(), [Body::Decided { reason: Reason::Shed, steered: false, .. }]), "{told:?}");
+    let state = |field: &str| vm.host.property(&[&format!("warmpath.{field}")]);
+    assert_eq!((state("reason"), state("choice")), (Some(b"shed".to_vec()), None));
+}
+
+#[test]
+fn a_request_that_nobody_could_be_named_for_is_told_without_a_route() {
+    let mut vm = Vm::new(&Process::default(), "{}");
+    vm.table_of(1, Vec::new());
+    vm.chat("hello ");
+    let told = records(&mut vm);
+    assert!(matches!(told.as_slice(), [Body::Decided { reason: Reason::Fallback, steered: false, .. }]), "{told:?}");
+}
+
+#[test]
+fn the_secret_goes_no_further_in_any_mode_and_on_any_path() {
+    let mut vm = Vm::new(&Process::default(), &format!(r#"{{"mode": "off", "explain_secret": "{SECRET}"}}"#));
+    assert_eq!(asks(&mut vm, SECRET, "hello ").0, Action::Pause);
+    assert_eq!(vm.host.replies.take()[0].0, 403);
+    let mut vm = Vm::new(&Process::default(), "{}");
+    vm.host.headers.borrow_mut().insert(EXPLAIN.into(), SECRET.into());
+    assert_eq!(vm.begin("/other", false).1, Action::Continue);
+    assert_eq!((vm.host.request_header(EXPLAIN), vm.host.replies.borrow().len()), (None, 0));
 }
 
 #[test]

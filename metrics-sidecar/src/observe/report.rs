@@ -105,15 +105,15 @@ fn connections(out: &mut String, status: &Status) {
         if let Some(error) = &source.error {
             let since = source.failing_s.unwrap_or_default();
             let failing = styled("FAILING", BAD);
-            let _ = writeln!(out, "source {} {failing} for {since:.0}s: {}", source.name, harmless(error));
+            let _ = writeln!(out, "source {} {failing} for {since:.0}s: {}", harmless(&source.name), harmless(error));
         }
         for remark in &source.remarks {
-            let _ = writeln!(out, "source {}: {}", source.name, harmless(remark));
+            let _ = writeln!(out, "source {}: {}", harmless(&source.name), harmless(remark));
         }
     }
     for feed in &status.feeds {
         let (slots, refills) = (grouped(feed.journal_slots), feed.refills);
-        let _ = writeln!(out, "feed {} plugin {} slots {slots} refills {refills}", feed.peer, feed.plugin);
+        let _ = writeln!(out, "feed {} plugin {} slots {slots} refills {refills}", feed.peer, harmless(&feed.plugin));
     }
     if status.feeds.is_empty() {
         let _ = writeln!(out, "{}", styled("no Envoy is connected", FAIR));
@@ -155,7 +155,7 @@ fn of_view(view: &ViewStatus) -> String {
     };
     let mut out = format!(
         "{}: {mode}, {} in flight, {} boundaries, {:.1} bytes a token, prefill {} tokens/s\n",
-        styled(&format!("plugin {}", view.plugin), STRONG),
+        styled(&format!("plugin {}", harmless(&view.plugin)), STRONG),
         grouped(view.in_flight as u64),
         grouped(view.entries as u64),
         view.bytes_per_token,

@@ -25,6 +25,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
@@ -131,7 +132,7 @@ pub struct Point {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct PrefixStatus {
-    /// Its hash, hexadecimal. Its text is nowhere.
+    /// A digest of its hash, hexadecimal, that lasts as long as this process. Its text is nowhere.
     pub prefix: String,
     /// Its length.
     pub tokens: u64,
@@ -147,6 +148,9 @@ pub struct PrefixStatus {
 #[derive(Debug, Default)]
 pub struct Traffic {
     views: Mutex<Views>,
+    /// Prefixes are shown by a digest that is new with each start: with their own hash, which has no key, who guesses a
+    /// prompt could find out that somebody sent it.
+    digest: RandomState,
     lost: Counter,
 }
 
@@ -192,7 +196,7 @@ impl Traffic {
             matches.iter().filter(|found| found.bytes > 0).count()
         };
         let shown = top.iter().map(|top| PrefixStatus {
-            prefix: format!("{:016x}", top.boundary.hash.0),
+            prefix: format!("{:016x}", self.digest.hash_one(top.boundary.hash.0)),
             tokens: top.tokens,
             hits: top.hits,
             tokens_saved: top.hits.saturating_mul(top.tokens),

@@ -36,7 +36,7 @@ pub struct Top {
     pub hits: u64,
 }
 
-/// The counts. When there is no room for more, all are halved, and those that were found once are forgotten: what
+/// The counts. From time to time, and when there is no room for more, all are halved, and those that were found once are forgotten: what
 /// was found long ago counts less and less.
 #[derive(Debug, Default)]
 pub struct Prefixes {
@@ -63,12 +63,17 @@ impl Prefixes {
             parent = Some(boundary.hash);
         }
         while self.counted.len() > MOST {
-            // An ancestor was found whenever its descendants were, so none of these is left without its own.
-            self.counted.retain(|_, counted| {
-                counted.hits >>= 1;
-                counted.hits > 0
-            });
+            self.halve();
         }
+    }
+
+    /// Makes what was found so far count half.
+    pub fn halve(&mut self) {
+        // An ancestor was found whenever its descendants were, so none of these is left without its own.
+        self.counted.retain(|_, counted| {
+            counted.hits >>= 1;
+            counted.hits > 0
+        });
     }
 
     /// Those that saved most, of each chain one.

@@ -22,6 +22,9 @@ pub const SPANS: u64 = 360;
 const RECENT_MS: u64 = 1_000;
 const RECENT: u64 = 10;
 
+/// How often the counts of prefixes are halved: they are of the last hour, more or less.
+const HALVE_EVERY: Seconds = Seconds(1800.0);
+
 /// Prefixes that are shown.
 const TOP: usize = 10;
 
@@ -56,6 +59,8 @@ pub struct ViewTraffic {
     hour: Ring,
     recent: Ring,
     prefixes: Prefixes,
+    /// When their counts were halved last.
+    halved: Millis,
     endpoints: HashMap<EndpointId, Endpoint>,
     endpoints_at: Millis,
 }
@@ -71,6 +76,7 @@ impl ViewTraffic {
             hour: Ring::new(SPAN_MS, SPANS),
             recent: Ring::new(RECENT_MS, RECENT),
             prefixes: Prefixes::default(),
+            halved: now,
             endpoints: HashMap::new(),
             endpoints_at: Millis(0),
         }
@@ -112,6 +118,8 @@ impl ViewTraffic {
                     let decided = Decided { reason, steered, prompt, matched, saved: Seconds(0.0) };
                     self.decided(id, decided, peer, at, now);
                     if reason == warmpath_core::placement::Reason::Shed {
+                        // It reached no pod, so its tokens do not count.
+                        self.void(id, now);
                         over.push(id);
                     }
                     Kind::Decided { reason, steered, prompt, matched, predicted: *predicted }
@@ -221,6 +229,10 @@ impl ViewTraffic {
     /// Forgets requests that are never over.
     pub fn sweep(&mut self, now: Millis) {
         self.open.retain(|_, open| now.since(open.at) < LONGEST);
+        if now.since(self.halved) >= HALVE_EVERY {
+            self.halved = now;
+            self.prefixes.halve();
+        }
     }
 
     /// For the status page, with the prefixes that are to be shown.

@@ -89,7 +89,7 @@ function ofParts(status, view) {
       key: 'no-envoy',
       level: 'bad',
       text: view && status.feeds.length ? `No Envoy with plugin ${view.plugin} is connected` : 'No Envoy is connected',
-      hint: 'Is the filter loaded, and does its cluster for the sidecar point here? Envoys steer on with the last table they have.',
+      hint: 'Is the filter loaded and its mode not off, and does its cluster for the sidecar point here? Envoys steer on with the last table they have.',
     });
   }
   const away = status.peers.filter((peer) => peer.error);
@@ -151,7 +151,7 @@ function ofTraffic(view, rows) {
 /** Whether first tokens come much later than they did in this hour, and what it may come from. */
 function slower(now, hour, rows) {
   const [p50, usual] = [now.ttft_ms.p50, hour.ttft_ms.p50];
-  if (p50 == null || usual == null || now.requests < ENOUGH || p50 < 2 * usual || p50 - usual < 100) return null;
+  if (!rows.length || p50 == null || usual == null || now.requests < ENOUGH || p50 < 2 * usual || p50 - usual < 100) return null;
   return { key: 'slow', level: 'warn', text: `TTFT p50 is ${ms(p50)}, in the last hour ${ms(usual)}`, hint: cause(now, hour, rows) };
 }
 
