@@ -237,13 +237,18 @@ impl Feed {
             None => (None, ABSENT),
         };
         let mine = heartbeat.as_ref().is_some_and(|h| h.vm == self.vm);
-        let newer = self.newer(host);
-        let timeout = if newer.is_some() { ANY_LEADER_MS } else { LEADER_TIMEOUT_MS };
         // A heartbeat from the future was written before the clock was stepped back.
-        let alive = heartbeat.as_ref().is_some_and(|h| {
-            now.0.saturating_sub(h.at.0) < timeout && h.at.0.saturating_sub(now.0) < LEADER_TIMEOUT_MS
-        });
-        if !mine && alive {
+        let led_within = |ms: u64| {
+            heartbeat
+                .as_ref()
+                .is_some_and(|h| now.0.saturating_sub(h.at.0) < ms && h.at.0.saturating_sub(now.0) < LEADER_TIMEOUT_MS)
+        };
+        if !mine && led_within(LEADER_TIMEOUT_MS) {
+            self.resign(host);
+            return;
+        }
+        let newer = self.newer(host);
+        if !mine && newer.is_some() && led_within(ANY_LEADER_MS) {
             self.resign(host);
             return;
         }

@@ -7,7 +7,7 @@
 
 use crate::explain::{self, Asked};
 use crate::host::{Host, micros};
-use crate::placed::{DESTINATION, Placed, RANK, note_decision, tell};
+use crate::placed::{DESTINATION, Placed, RANK, note_decision, tell, told};
 use crate::stats::{Counter, Histogram};
 use crate::worker::Worker;
 use proxy_wasm::traits::{Context, HttpContext};
@@ -21,7 +21,7 @@ use warmpath_core::journal::Body;
 use warmpath_core::placement::{Priority, Reason};
 use warmpath_core::request::{ApiKind, LoadOnly, Prompt, Reader, stored_response};
 use warmpath_core::router::Request;
-use warmpath_core::units::{EndpointId, ResponseKey, Seconds, Tokens};
+use warmpath_core::units::{ResponseKey, Seconds, Tokens};
 
 /// What a client is told that gets 429, in the form of both OpenAI's and Anthropic's errors.
 const SHED: &[u8] = br#"{"type":"error","error":{"type":"rate_limit_error","message":"all model servers are busy","param":null,"code":429}}"#;
@@ -110,8 +110,7 @@ impl Http {
         }
         let by = &worker.config.saturation.priority_header;
         if !by.is_empty() {
-            let priority = self.host.request_header(by).and_then(|p| p.trim().parse().ok());
-            self.priority = Priority(priority.unwrap_or(0));
+            self.priority = self.host.request_header(by).map_or(Priority::default(), |header| Priority::of(&header));
         }
         if api == ApiKind::Stored {
             // It costs the pods nothing: never refused.
@@ -119,16 +118,7 @@ impl Http {
             let response = stored_response(&path, &worker.config.path_prefix);
             return self.place(&mut worker, Err(LoadOnly::Stateful), response, None);
         }
-        let why = if end {
-            Some(LoadOnly::Empty)
-        } else if api == ApiKind::Other {
-            // Nothing in the body matters, and it may be a large upload.
-            Some(LoadOnly::NoPrefix)
-        } else if self.host.request_header("content-encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity")) {
-            Some(LoadOnly::Compressed)
-        } else {
-            None
-        };
+        let why = if end { Some(LoadOnly::Empty) } else { api.unread(|| self.host.request_header("content-encoding")) };
         if let Some(why) = why {
             return self.place(&mut worker, Err(why), None, None);
         }
@@ -227,15 +217,8 @@ impl Http {
             match self.host.reply(429, &headers, SHED) {
                 Ok(()) => {
                     worker.stats.add(Counter::Refused, 1);
-                    let first = decision.choices.first();
-                    let decided = Body::Decided {
-                        reason: decision.reason,
-                        steered: false,
-                        prompt: decision.prompt,
-                        matched: Tokens(0),
-                        predicted: first.map_or(Seconds(0.0), |c| c.predicted),
-                    };
-                    worker.journal(id, vec![decided]);
+                    let predicted = decision.choices.first().map(|c| c.predicted);
+                    worker.journal(id, vec![told(&decision, false, Tokens(0), predicted)]);
                     return Action::Pause;
                 }
                 Err(_) => worker.stats.add(Counter::HostErrors, 1),
@@ -257,8 +240,7 @@ impl Http {
         };
         if placed.decision.choices.is_empty() {
             // Where it goes may never be known.
-            let decided = placed.decided(EndpointId(0), Tokens(0));
-            worker.journal(id, vec![decided]);
+            worker.journal(id, vec![told(&placed.decision, false, Tokens(0), None)]);
         }
         if steers {
             placed.steer(&*self.host, worker);

@@ -7,7 +7,7 @@ use warmpath_core::answer::Answer;
 use warmpath_core::config::Wiring;
 use warmpath_core::journal::Body;
 use warmpath_core::misses::{Answered, Cause, attribute};
-use warmpath_core::placement::Reason;
+use warmpath_core::placement::{Reason, is_warm};
 use warmpath_core::request::{ApiKind, Prompt, Reader};
 use warmpath_core::router::Decision;
 use warmpath_core::units::{EndpointId, Millis, RequestId, Seconds, Tokens};
@@ -71,7 +71,7 @@ impl Placed {
         if self.routed.is_some() {
             bodies.push(Body::Void);
         }
-        bodies.push(self.decided(endpoint, matched));
+        bodies.push(told(&self.decision, self.steered, matched, self.predicted(endpoint)));
         bodies.push(Body::Route {
             endpoint,
             bytes: self.prompt.bytes,
@@ -81,17 +81,6 @@ impl Placed {
         self.routed = Some(endpoint);
         self.matched = matched;
         worker.journal(self.id, bodies);
-    }
-
-    /// For those who look on: what was decided of a request that went to `endpoint`.
-    pub(crate) fn decided(&self, endpoint: EndpointId, matched: Tokens) -> Body {
-        Body::Decided {
-            reason: self.decision.reason,
-            steered: self.steered,
-            prompt: self.decision.prompt,
-            matched,
-            predicted: self.predicted(endpoint).unwrap_or_default(),
-        }
     }
 
     /// The predicted time to first token at an endpoint that was named.
@@ -123,7 +112,7 @@ impl Placed {
 
     pub(crate) fn first_token(&mut self, host: &dyn Host, worker: &mut Worker) {
         let ttft = host.now().since(self.sent_at);
-        let warm = self.matched.0 * 2 >= self.decision.prompt.0 && self.matched.0 > 0;
+        let warm = is_warm(self.matched, self.decision.prompt);
         worker.stats.ttft(self.decision.pool, warm, (ttft.0 * 1000.0) as u64);
         if let Some(predicted) = self.routed.and_then(|endpoint| self.predicted(endpoint)) {
             worker.stats.record(Histogram::PredictedTtft, (predicted.0 * 1000.0) as u64);
@@ -187,6 +176,18 @@ impl Placed {
             worker.journal(self.id, stored.into_iter().chain([body]).collect());
         }
         self.done = true;
+    }
+}
+
+/// A decision as a record, for those who look on. `matched` and `predicted` are those of where the request goes, if it is
+/// known.
+pub(crate) fn told(decision: &Decision, steered: bool, matched: Tokens, predicted: Option<Seconds>) -> Body {
+    Body::Decided {
+        reason: decision.reason,
+        steered,
+        prompt: decision.prompt,
+        matched,
+        predicted: predicted.unwrap_or_default(),
     }
 }
 

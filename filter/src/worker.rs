@@ -41,8 +41,7 @@ pub struct Worker {
     requests: u64,
     refill_wanted: bool,
     refill_asked: Millis,
-    warmed: bool,
-    mode_told: bool,
+    begun: bool,
 }
 
 impl Worker {
@@ -66,8 +65,7 @@ impl Worker {
             requests: 0,
             refill_wanted: false,
             refill_asked: Millis(0),
-            warmed: false,
-            mode_told: false,
+            begun: false,
             told,
             host,
             config,
@@ -93,20 +91,17 @@ impl Worker {
 
     /// Folds, keeps the feed, sets the gauges.
     pub fn tick(&mut self) {
-        if !std::mem::replace(&mut self.mode_told, true) {
-            self.set_mode();
-            // One that is off tells the sidecar nothing.
-            if self.config.mode != Mode::Off {
-                self.feed.announce(&*self.host);
-            }
-        }
         if self.config.mode == Mode::Off {
             // Each time: where all are off, no VM of an older configuration shall have had the last word.
             self.set_mode();
             return;
         }
         let now = self.host.now();
-        self.warm_up(now);
+        if !std::mem::replace(&mut self.begun, true) {
+            self.set_mode();
+            self.feed.announce(&*self.host);
+            self.warm_up(now);
+        }
         self.catch_up(now, self.config.limits.fold_slots.saturating_mul(4));
         self.ask_for_refill(now);
         let greeting = Greeting {
@@ -350,9 +345,6 @@ impl Worker {
 
     /// V8 compiles lazily: runs a made-up request through reading, hashing and deciding before the first real one.
     fn warm_up(&mut self, now: Millis) {
-        if std::mem::replace(&mut self.warmed, true) {
-            return;
-        }
         let mut reader = Reader::new(ApiKind::Chat);
         let text = "warm up the hot path \\n ".repeat(300);
         reader.feed(

@@ -52,6 +52,12 @@ pub struct Candidate {
     pub reuse: f64,
 }
 
+/// Whether a prompt is warm where so much of it is believed to be cached: at least half, and not none.
+#[must_use]
+pub fn is_warm(matched: Tokens, prompt: Tokens) -> bool {
+    matched.0 > 0 && matched.0.saturating_mul(2) >= prompt.0
+}
+
 /// Why an endpoint was chosen: counted in the stats, told in the debug headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {

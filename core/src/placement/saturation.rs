@@ -49,6 +49,14 @@ pub enum WhenSaturated {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Priority(pub i64);
 
+impl Priority {
+    /// What a header says; 0 where that is no whole number.
+    #[must_use]
+    pub fn of(header: &str) -> Self {
+        Self(header.trim().parse().unwrap_or(0))
+    }
+}
+
 /// The rule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Saturation {

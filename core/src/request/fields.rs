@@ -61,6 +61,17 @@ impl ApiKind {
         }
     }
 
+    /// Why a body of it is not read, whatever is in it. `encoding` gives its `Content-Encoding`, where that matters.
+    #[must_use]
+    pub fn unread(self, encoding: impl FnOnce() -> Option<String>) -> Option<LoadOnly> {
+        match self {
+            Self::Stored => Some(LoadOnly::Stateful),
+            // Nothing in the body matters, and it may be a large upload.
+            Self::Other => Some(LoadOnly::NoPrefix),
+            _ => encoding().filter(|e| !e.eq_ignore_ascii_case("identity")).map(|_| LoadOnly::Compressed),
+        }
+    }
+
     /// The name in stats.
     #[must_use]
     pub fn name(self) -> &'static str {

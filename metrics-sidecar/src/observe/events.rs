@@ -4,6 +4,7 @@
 //! after the first one, which has all. `event: requests` at most every 100 ms: a list of [`Event`]s. Where nobody
 //! listens, nothing is made; a page that reads too slowly is told how many it has missed.
 
+use crate::observe::traffic::view::Endpoint;
 use crate::observe::{Pages, status};
 use crate::shutdown::{self, Shutdown, Trigger};
 use axum::response::sse;
@@ -16,8 +17,8 @@ use tokio::sync::broadcast::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_stream::wrappers::ReceiverStream;
-use warmpath_core::placement::Reason;
-use warmpath_core::units::{Millis, RequestId, Seconds, Tokens};
+use warmpath_core::journal::{Body, Record};
+use warmpath_core::units::{Millis, Seconds, Tokens};
 
 /// Pages that may be open at once.
 pub const MOST_PAGES: usize = 32;
@@ -37,42 +38,6 @@ const CHANGED_POINTS: u64 = 2;
 
 /// Messages that wait for one page to read them.
 const QUEUE: usize = 4;
-
-/// What happened to a request.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
-    /// Its endpoint was chosen.
-    Decided {
-        /// Why.
-        reason: Reason,
-        /// Whether it was named to Envoy.
-        steered: bool,
-        /// Size of the prompt.
-        prompt: Tokens,
-        /// Of these, believed to be cached where it goes.
-        matched: Tokens,
-        /// Predicted time to first token.
-        predicted: Seconds,
-    },
-    /// It was sent there.
-    Routed,
-    /// Its first token came.
-    FirstToken {
-        /// After this time.
-        ttft: Seconds,
-    },
-    /// Its answer is over.
-    Done {
-        /// Prompt tokens, as the pod counted them.
-        prompt: Option<Tokens>,
-        /// Of these, found in the cache.
-        cached: Option<Tokens>,
-        /// Tokens generated.
-        output: Option<Tokens>,
-    },
-    /// It never reached its endpoint, or was refused there.
-    Void,
-}
 
 /// One event, as pages get it. What it does not have is left out.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -121,44 +86,42 @@ pub struct Event {
 }
 
 impl Event {
-    /// An event of a request.
+    /// What a record says of a request that is at `endpoint`, if it says anything that pages are told.
     #[must_use]
-    pub fn new(at: Millis, id: RequestId, kind: Kind, plugin: &str, peer: bool) -> Self {
+    pub fn of(record: &Record, endpoint: Option<&Endpoint>, plugin: &str, peer: bool, now: Millis) -> Option<Self> {
+        let id = record.request;
         let event = Self {
-            t: at.0,
+            t: record.at.min(now).0,
             id: format!("{:016x}{:016x}", id.origin.0, id.number),
             plugin: plugin.to_owned(),
+            endpoint: endpoint.map(|endpoint| endpoint.address.clone()),
+            rank: endpoint.and_then(|endpoint| endpoint.rank),
             peer,
             ..Self::default()
         };
-        let count = |tokens: Option<Tokens>| tokens.map(|tokens| tokens.0);
-        match kind {
-            Kind::Decided { reason, steered, prompt, matched, predicted } => Self {
+        let count = |tokens: &Option<Tokens>| tokens.map(|tokens| tokens.0);
+        Some(match &record.body {
+            Body::Decided { reason, steered, prompt, matched, predicted } => Self {
                 event: "decided".into(),
                 reason: Some(reason.name().into()),
-                steered: Some(steered),
+                steered: Some(*steered),
                 prompt_tokens: Some(prompt.0),
                 matched_tokens: Some(matched.0),
-                predicted_ms: Some(ms(predicted)),
+                predicted_ms: Some(ms(*predicted)),
                 ..event
             },
-            Kind::Routed => Self { event: "routed".into(), ..event },
-            Kind::FirstToken { ttft } => Self { event: "first_token".into(), ttft_ms: Some(ms(ttft)), ..event },
-            Kind::Done { prompt, cached, output } => Self {
+            Body::Route { .. } => Self { event: "routed".into(), ..event },
+            Body::FirstToken { ttft } => Self { event: "first_token".into(), ttft_ms: Some(ms(*ttft)), ..event },
+            Body::Done { prompt, cached, output } => Self {
                 event: "done".into(),
                 prompt_tokens: count(prompt),
                 cached_tokens: count(cached),
                 output_tokens: count(output),
                 ..event
             },
-            Kind::Void => Self { event: "void".into(), ..event },
-        }
-    }
-
-    /// With its endpoint.
-    #[must_use]
-    pub fn at(self, endpoint: Option<&str>, rank: Option<u32>) -> Self {
-        Self { endpoint: endpoint.map(str::to_owned), rank, ..self }
+            Body::Void => Self { event: "void".into(), ..event },
+            _ => return None,
+        })
     }
 }
 
@@ -194,10 +157,12 @@ impl Default for Events {
 
 impl Events {
     /// Tells all pages of an event, which is not made where there is none.
-    pub fn send(&self, event: impl FnOnce() -> Event) {
-        if self.requests.receiver_count() > 0 {
+    pub fn send(&self, event: impl FnOnce() -> Option<Event>) {
+        if self.requests.receiver_count() > 0
+            && let Some(event) = event()
+        {
             // The last page may have gone just now.
-            let _ = self.requests.send(Arc::new(event()));
+            let _ = self.requests.send(Arc::new(event));
         }
     }
 
@@ -290,11 +255,17 @@ pub async fn run(pages: Arc<Pages>, shutdown: Shutdown) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use warmpath_core::units::Origin;
+    use warmpath_core::placement::Reason;
+    use warmpath_core::units::{EndpointId, Origin, RequestId};
+
+    fn record(number: u64, body: Body) -> Record {
+        Record { request: RequestId { origin: Origin(0xa), number }, at: Millis(5), body }
+    }
 
     fn event(number: u64) -> Event {
-        let id = RequestId { origin: Origin(0xa), number };
-        Event::new(Millis(5), id, Kind::Routed, "p", false).at(Some("10.0.0.1:80"), None)
+        let route = Body::Route { endpoint: EndpointId(1), bytes: 9, stream: true, boundaries: Vec::new() };
+        let endpoint = Endpoint { address: "10.0.0.1:80".to_owned(), rank: None, prefill_rate: 1.0 };
+        Event::of(&record(number, route), Some(&endpoint), "p", false, Millis(9)).unwrap()
     }
 
     #[test]
@@ -306,15 +277,15 @@ mod tests {
                 "endpoint": "10.0.0.1:80", "peer": false
             })
         );
-        let id = RequestId { origin: Origin(1), number: 1 };
         let predicted = Seconds(f64::INFINITY);
         let (prompt, matched) = (Tokens(9), Tokens(8));
-        let kind = Kind::Decided { reason: Reason::Warm, steered: true, prompt, matched, predicted };
-        let decided = Event::new(Millis(5), id, kind, "p", true);
+        let decided = Body::Decided { reason: Reason::Warm, steered: true, prompt, matched, predicted };
+        let decided = Event::of(&record(1, decided), None, "p", true, Millis(9)).unwrap();
         assert_eq!(
             (decided.reason.as_deref(), decided.matched_tokens, decided.predicted_ms),
             (Some("warm"), Some(8), Some(0.0))
         );
+        assert_eq!(Event::of(&record(1, Body::RefillWanted), None, "p", false, Millis(9)), None);
     }
 
     #[test]
@@ -322,7 +293,7 @@ mod tests {
         let events = Events::default();
         events.send(|| panic!("made"));
         let mut page = events.requests.subscribe();
-        events.send(|| event(1));
+        events.send(|| Some(event(1)));
         assert!(batch(&mut page).unwrap().starts_with(r#"[{"t":5,"#));
         assert_eq!(batch(&mut page), None);
     }
@@ -332,7 +303,7 @@ mod tests {
         let events = Events::default();
         let mut page = events.requests.subscribe();
         for (sent, left_out) in [(BATCH, 0), (BATCH + 7, 7), (WAITING + 50, WAITING + 50 - BATCH)] {
-            (0..sent as u64).for_each(|n| events.send(|| event(n)));
+            (0..sent as u64).for_each(|n| events.send(|| Some(event(n))));
             let all: Vec<serde_json::Value> = serde_json::from_str(&batch(&mut page).unwrap()).unwrap();
             assert_eq!(all.len(), BATCH + usize::from(left_out > 0));
             if left_out > 0 {

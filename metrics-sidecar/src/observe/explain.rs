@@ -115,14 +115,8 @@ pub async fn answer(
         Refusal::new(StatusCode::BAD_REQUEST, "unknown_path", message)
     })?;
     let stored = stored_response(&asked.path, prefix).filter(|_| api == ApiKind::Stored);
-    let unread = match api {
-        ApiKind::Stored => Some(LoadOnly::Stateful),
-        ApiKind::Other => Some(LoadOnly::NoPrefix),
-        _ if headers.get(CONTENT_ENCODING).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity")) => {
-            Some(LoadOnly::Compressed)
-        }
-        _ => None,
-    };
+    let header = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let unread = api.unread(|| header(CONTENT_ENCODING.as_str()));
     let mut reader = Reader::new(api);
     let too_large = read(body, &mut reader, &config).await?;
     let read = match unread.or(too_large) {
@@ -130,14 +124,13 @@ pub async fn answer(
         None => reader.finish(),
     };
     let by = &config.saturation.priority_header;
-    let priority =
-        headers.get(by.as_str()).filter(|_| !by.is_empty()).and_then(|value| value.to_str().ok()?.parse().ok());
+    let priority = if by.is_empty() { None } else { header(by) };
     let question = Question {
         api,
         read: read.as_ref().map_err(|why| *why),
         stored: stored.or(reader.previous()),
         model: reader.model(),
-        priority: Priority(priority.unwrap_or(0)),
+        priority: priority.map_or(Priority::default(), |header| Priority::of(&header)),
     };
     Ok(Json(explain(&pages.hub, &shared, &config, question)).into_response())
 }

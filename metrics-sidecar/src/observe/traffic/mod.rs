@@ -19,7 +19,7 @@ pub mod view;
 use crate::exchange::{Entry, Source};
 use crate::hub::Hub;
 use crate::memory::{Key, Shared};
-use crate::observe::events::Events;
+use crate::observe::events::{Event, Events};
 use crate::shutdown::Shutdown;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -185,7 +185,7 @@ impl Traffic {
         let lost_slots = self.lost.get();
         let (mut status, top) = match self.lock().get(key) {
             Some((weak, view)) if weak.as_ptr() == Arc::as_ptr(shared) => view.status(points, now),
-            _ => (view::no_status(), Vec::new()),
+            _ => ViewTraffic::new(now).status(points, now),
         };
         status.lost_slots = lost_slots;
         let memory = shared.lock();
@@ -223,8 +223,9 @@ impl Traffic {
             {
                 view.set_endpoints(&shared.lock(), now);
             }
-            view.take(&records, entry.source == Source::Peer, now, |event| {
-                events.send(|| event.named(&entry.key.0));
+            let peer = entry.source == Source::Peer;
+            view.take(&records, peer, now, |record, endpoint| {
+                events.send(|| Event::of(record, endpoint, &entry.key.0, peer, now));
             });
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Figures, Point, Quantiles};
 use hdrhistogram::Histogram;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use warmpath_core::placement::Reason;
 use warmpath_core::units::{Millis, Seconds, Tokens};
 
@@ -27,12 +27,6 @@ pub struct Decided {
 }
 
 impl Decided {
-    /// Whether its time to first token is one of a warm prompt, as the filter sorts them.
-    #[must_use]
-    pub fn is_warm(&self) -> bool {
-        self.matched.0 > 0 && self.matched.0.saturating_mul(2) >= self.prompt.0
-    }
-
     /// What is left of it when it never reached where it was sent: a request, but no tokens.
     #[must_use]
     pub fn without_tokens(self) -> Self {
@@ -266,18 +260,6 @@ impl Ring {
         let age = |number: u64| i64::try_from((newest - number) * self.width_ms / 1000).unwrap_or(i64::MAX);
         self.covered(now, length).map(|(number, sum)| sum.point(-age(*number))).collect()
     }
-}
-
-/// Figures without any request.
-#[must_use]
-pub fn nothing() -> Figures {
-    Sum::default().figures(Seconds(0.0))
-}
-
-/// All reasons with a count of none.
-#[must_use]
-pub fn no_reasons() -> BTreeMap<String, u64> {
-    named(&[0; Reason::ALL.len()]).collect()
 }
 
 #[cfg(test)]

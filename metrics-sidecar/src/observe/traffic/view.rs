@@ -1,12 +1,12 @@
 //! One view's requests: those in flight, and what became of them.
 
+use super::TrafficStatus;
 use super::prefixes::{Prefixes, Top};
-use super::sum::{Decided, Ring, Sum, no_reasons, nothing};
-use super::{Figures, TrafficStatus};
+use super::sum::{Decided, Ring, Sum};
 use crate::memory::Memory;
-use crate::observe::events::{Event, Kind};
 use std::collections::HashMap;
 use warmpath_core::journal::{Body, Record};
+use warmpath_core::placement::{Reason, is_warm};
 use warmpath_core::units::{EndpointId, Millis, RequestId, Seconds};
 
 /// Requests in flight that are followed. Of others only the decision is counted.
@@ -32,12 +32,15 @@ const TOP: usize = 10;
 const ENDPOINTS_MS: u64 = 1_000;
 const NEW_ENDPOINTS_MS: u64 = 100;
 
+/// An endpoint, as far as it matters here.
 #[derive(Clone, Debug)]
-struct Endpoint {
-    address: String,
-    rank: Option<u32>,
+pub struct Endpoint {
+    /// `ip:port`.
+    pub address: String,
+    /// Data-parallel rank.
+    pub rank: Option<u32>,
     /// Tokens a second.
-    prefill_rate: f64,
+    pub prefill_rate: f64,
 }
 
 /// A request in flight.
@@ -105,58 +108,59 @@ impl ViewTraffic {
         self.endpoints_at = now;
     }
 
-    /// Takes the records of a slot. `tell` hears what they say; of a peer's requests nothing else comes.
-    pub fn take(&mut self, records: &[Record], peer: bool, now: Millis, mut tell: impl FnMut(EventOf<'_>)) {
+    /// Takes the records of a slot. `tell` hears each that says something of a request, with where that is; of a peer's
+    /// requests nothing else comes.
+    pub fn take(
+        &mut self,
+        records: &[Record],
+        peer: bool,
+        now: Millis,
+        mut tell: impl FnMut(&Record, Option<&Endpoint>),
+    ) {
         // Who is over if nothing else in this slot says otherwise.
         let mut over = Vec::new();
         for record in records {
             let id = record.request;
             let at = record.at.min(now);
-            let kind = match &record.body {
-                Body::Decided { reason, steered, prompt, matched, predicted } => {
+            match &record.body {
+                Body::Decided { reason, steered, prompt, matched, .. } => {
                     let (reason, steered, prompt, matched) = (*reason, *steered, *prompt, *matched);
                     let decided = Decided { reason, steered, prompt, matched, saved: Seconds(0.0) };
                     self.decided(id, decided, peer, at, now);
-                    if reason == warmpath_core::placement::Reason::Shed {
+                    if reason == Reason::Shed {
                         // It reached no pod, so its tokens do not count.
                         self.void(id, now);
                         over.push(id);
                     }
-                    Kind::Decided { reason, steered, prompt, matched, predicted: *predicted }
                 }
                 Body::Route { endpoint, bytes, boundaries, .. } => {
                     over.retain(|other| *other != id);
                     if let Some(decided) = self.routed(id, *endpoint, now) {
                         self.prefixes.found(boundaries, *bytes, decided.prompt, decided.matched);
                     }
-                    Kind::Routed
                 }
                 Body::FirstToken { ttft } => {
                     if let Some(decided) = self.open.get(&id).and_then(|open| open.decided) {
-                        self.count(at, now, |sum| sum.first_token(decided.is_warm(), *ttft));
+                        let warm = is_warm(decided.matched, decided.prompt);
+                        self.count(at, now, |sum| sum.first_token(warm, *ttft));
                     }
-                    Kind::FirstToken { ttft: *ttft }
                 }
-                Body::Done { prompt, cached, output } => {
+                Body::Done { prompt, cached, .. } => {
                     over.push(id);
                     if let (Some(prompt), Some(cached)) = (prompt, cached)
                         && !peer
                     {
                         self.count(at, now, |sum| sum.told(*prompt, *cached));
                     }
-                    Kind::Done { prompt: *prompt, cached: *cached, output: *output }
                 }
                 Body::Void => {
                     over.push(id);
                     self.void(id, now);
-                    Kind::Void
                 }
                 _ => continue,
-            };
-            let open = self.open.get(&id);
-            let endpoint = open.and_then(|open| open.endpoint).and_then(|id| self.endpoints.get(&id));
-            let endpoint = endpoint.filter(|_| !matches!(kind, Kind::Decided { .. }));
-            tell(EventOf { at, id, kind, endpoint, peer });
+            }
+            let endpoint = self.open.get(&id).and_then(|open| open.endpoint);
+            tell(record, endpoint.and_then(|id| self.endpoints.get(&id)));
         }
         for id in over {
             self.open.remove(&id);
@@ -173,13 +177,7 @@ impl ViewTraffic {
         if peer {
             return;
         }
-        let before = before.and_then(|open| open.decided);
-        self.count(at, now, |sum| {
-            if let Some(before) = &before {
-                sum.undecided(before);
-            }
-            sum.decided(&decided);
-        });
+        self.count_again(at, now, before.and_then(|open| open.decided), decided);
     }
 
     /// Notes where a request went. Gives it, if it counts.
@@ -200,10 +198,7 @@ impl ViewTraffic {
             decided.saved = Seconds(decided.matched.0 as f64 / rate);
         }
         let (at, after) = (open.at, *decided);
-        self.count(at, now, |sum| {
-            sum.undecided(&before);
-            sum.decided(&after);
-        });
+        self.count_again(at, now, Some(before), after);
         Some(after)
     }
 
@@ -213,8 +208,15 @@ impl ViewTraffic {
         let Some(before) = open.decided else { return };
         let (at, after) = (open.at, before.without_tokens());
         open.decided = Some(after);
+        self.count_again(at, now, Some(before), after);
+    }
+
+    /// Counts a request as it is known now, in place of how it counted before.
+    fn count_again(&mut self, at: Millis, now: Millis, before: Option<Decided>, after: Decided) {
         self.count(at, now, |sum| {
-            sum.undecided(&before);
+            if let Some(before) = &before {
+                sum.undecided(before);
+            }
             sum.decided(&after);
         });
     }
@@ -251,37 +253,10 @@ impl ViewTraffic {
     }
 }
 
-/// The status of a view of which nothing was heard yet.
-#[must_use]
-pub fn no_status() -> TrafficStatus {
-    let figures = || Figures { reasons: no_reasons(), ..nothing() };
-    TrafficStatus { now: figures(), hour: figures(), total: figures(), ..TrafficStatus::default() }
-}
-
-/// What a record says, before it is written out: nothing of it costs anything where nobody listens.
-#[derive(Clone, Copy, Debug)]
-pub struct EventOf<'a> {
-    at: Millis,
-    id: RequestId,
-    kind: Kind,
-    endpoint: Option<&'a Endpoint>,
-    peer: bool,
-}
-
-impl EventOf<'_> {
-    /// The event.
-    #[must_use]
-    pub fn named(&self, plugin: &str) -> Event {
-        let endpoint = self.endpoint;
-        Event::new(self.at, self.id, self.kind, plugin, self.peer)
-            .at(endpoint.map(|endpoint| endpoint.address.as_str()), endpoint.and_then(|endpoint| endpoint.rank))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use warmpath_core::placement::Reason;
+    use crate::observe::events::Event;
     use warmpath_core::prefix::Boundary;
     use warmpath_core::units::{Origin, PrefixHash, Tokens};
 
@@ -316,7 +291,10 @@ mod tests {
 
     fn take(view: &mut ViewTraffic, peer: bool, records: &[Record]) -> Vec<serde_json::Value> {
         let mut events = Vec::new();
-        view.take(records, peer, NOW, |event| events.push(serde_json::to_value(event.named("p")).unwrap()));
+        view.take(records, peer, NOW, |record, endpoint| {
+            let event = Event::of(record, endpoint, "p", peer, NOW).unwrap();
+            events.push(serde_json::to_value(event).unwrap());
+        });
         events
     }
 
