@@ -14,13 +14,16 @@ use warmpath_core::prefix::{Boundary, FINGERPRINT};
 use warmpath_core::request::{ApiKind, Prompt, Reader};
 use warmpath_core::router::{Decision, Request, Router};
 use warmpath_core::table::Table;
-use warmpath_core::units::{EndpointId, Millis, Origin, RequestId, Tokens, mix};
+use warmpath_core::units::{EndpointId, Millis, Origin, RequestId, Seconds, Tokens, mix};
 use warmpath_core::view::View;
 
 /// Tries of an append before it is given up: each failure means that another VM appended.
 const APPEND_RETRIES: u32 = 64;
 /// At most one refill is asked for in this time.
 const REFILL_EVERY_MS: u64 = 10_000;
+
+/// The VM that is the feed tells its mode this often: it may count again after another configuration did.
+const MODE_EVERY: Seconds = Seconds(10.0);
 
 /// One plugin in one VM.
 pub struct Worker {
@@ -42,6 +45,7 @@ pub struct Worker {
     refill_wanted: bool,
     refill_asked: Millis,
     begun: bool,
+    mode_told: Millis,
 }
 
 impl Worker {
@@ -66,6 +70,7 @@ impl Worker {
             refill_wanted: false,
             refill_asked: Millis(0),
             begun: false,
+            mode_told: Millis(0),
             told,
             host,
             config,
@@ -92,7 +97,7 @@ impl Worker {
     /// Folds, keeps the feed, sets the gauges.
     pub fn tick(&mut self) {
         if self.config.mode == Mode::Off {
-            // Each time: where all are off, no VM of an older configuration shall have had the last word.
+            // Each time: while Envoy drains an older configuration, that one's feed tells its mode now and then.
             self.set_mode();
             return;
         }
@@ -317,8 +322,11 @@ impl Worker {
         self.stats.set(Gauge::SteerPercent, percent.round() as u64);
     }
 
-    fn set_gauges(&self, now: Millis) {
-        self.set_mode();
+    fn set_gauges(&mut self, now: Millis) {
+        if now.since(self.mode_told).0 >= MODE_EVERY.0 {
+            self.mode_told = now;
+            self.set_mode();
+        }
         let (bytes_per_token, prefill_rate) = self.view.learned();
         let choosable = self.view.endpoints().filter(|(_, k)| k.is_choosable()).count();
         let age = if self.view.table_version() == 0 { 0.0 } else { now.since(self.view.table_at()).0 * 1000.0 };
