@@ -62,3 +62,7 @@ class Client:
 
     def chat(self, text: str, headers: dict | None = None, **more) -> Answer:
         return self.post("/v1/chat/completions", chat_body(text, **more), headers)
+
+    def explain(self, text: str, secret: str, **more) -> Answer:
+        """Where that chat would go, which goes nowhere: the plugin's `explain_secret` answers."""
+        return self.chat(text, {"x-warmpath-explain": secret}, **more)
