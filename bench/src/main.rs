@@ -6,11 +6,13 @@
 //! | `replay` | many rules of placement over many workloads in simulated time |
 //! | `play` | an open-loop player of recorded OpenAI requests that reports hit ratio and latencies |
 //! | `load` | one steady load on a gateway, with the CPU time that its processes take for it |
+//! | `clients` | a closed loop of clients in conversations, with a record of each request |
 //!
 //! The simulator shares no code with the router on purpose: it renders, tokenises and hashes prompts its own way,
 //! so that a mistake in the router's view of a prompt shows up as a missed cache hit instead of cancelling out.
 
 mod args;
+mod clients;
 mod hash;
 mod json;
 mod load;
@@ -38,6 +40,8 @@ enum Command {
     Play(play::Options),
     /// Put a steady load on a gateway, and report latencies and CPU time.
     Load(load::Options),
+    /// Send as a number of clients in conversations, and record what becomes of each request.
+    Clients(clients::Options),
     /// Compare rules of placement in simulated time.
     Replay(Box<replay::Options>),
 }
@@ -48,6 +52,7 @@ async fn main() -> ExitCode {
         Command::Sim(options) => sim::run(options).await.map(|()| ExitCode::SUCCESS),
         Command::Play(options) => play::run(options).await,
         Command::Load(options) => load::run(options).await.map(|()| ExitCode::SUCCESS),
+        Command::Clients(options) => clients::run(options).await.map(|()| ExitCode::SUCCESS),
         Command::Replay(options) => replay::run(&options).map(|()| ExitCode::SUCCESS).map_err(Into::into),
     };
     done.unwrap_or_else(|error| {

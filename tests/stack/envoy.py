@@ -349,6 +349,7 @@ class Envoy(Admin):
         manager: dict | None = None,
         clusters: dict[str, str] | None = None,
         fallback: str | None = None,
+        env: dict[str, str] | None = None,
     ):
         self.folder, self.wiring, self.pods, self.feed, self.plugin = folder, wiring, pods, feed, plugin
         self.model_routes, self.manager, self.clusters, self.fallback = model_routes, manager, clusters, fallback
@@ -377,6 +378,7 @@ class Envoy(Admin):
                 "100",
             ],
             folder / "envoy.log",
+            env,
         )
         wait_for(f"Envoy ({folder / 'envoy.log'})", self.ready)
 

@@ -9,7 +9,8 @@ from .sidecar import Sidecar
 
 
 class Stack:
-    """Starts everything, waits until requests are steered, ends everything."""
+    """Starts everything, waits until requests are steered, ends everything. `feed`: what Envoy asks in the sidecar's
+    place. `env`: variables of sidecar and Envoy."""
 
     def __init__(
         self,
@@ -21,6 +22,8 @@ class Stack:
         sidecar: bool = True,
         live: bool = False,
         pod_options: dict | None = None,
+        feed: str | None = None,
+        env: dict[str, str] | None = None,
         **envoy,
     ):
         self.folder = folder
@@ -31,13 +34,13 @@ class Stack:
             self.pods = [self.add(Pod(folder, f"pod{i}", **options)) for i in range(pods)]
             for pod in self.pods:
                 pod.ready()
-            self.sidecar = self.add(Sidecar(folder, [p.address for p in self.pods])) if sidecar else None
+            self.sidecar = self.add(Sidecar(folder, [p.address for p in self.pods], env=env)) if sidecar else None
             if self.sidecar:
                 self.sidecar.ready()
-            feed = self.sidecar.feed if self.sidecar else "127.0.0.1:1"
+            feed = feed or (self.sidecar.feed if self.sidecar else "127.0.0.1:1")
             config = {"debug_headers": True, **(config or {})}
             addresses = [p.address for p in self.pods]
-            self.envoy = self.add(Envoy(folder, wiring, addresses, feed, config, concurrency, live=live, **envoy))
+            self.envoy = self.add(Envoy(folder, wiring, addresses, feed, config, concurrency, live=live, env=env, **envoy))
             if self.sidecar and wiring != "none" and config.get("mode") != "off":
                 self.wait_for_table(pods * options.get("ranks", 1))
         except BaseException:

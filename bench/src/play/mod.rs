@@ -25,8 +25,8 @@ use tokio::time::{Instant, sleep_until};
 pub use self::options::Options;
 use self::progress::Progress;
 use self::report::{Record, Report};
-pub use self::request::Whole;
-use self::request::{Http, Outcome};
+use self::request::Http;
+pub use self::request::{Outcome, Whole, client, send};
 use self::trace::Planned;
 
 /// Plays, prints and writes the results. The exit code is 2 where not one request got an answer.
@@ -59,7 +59,8 @@ pub async fn run(options: Options) -> Result<ExitCode, Box<dyn Error>> {
     Ok(if answered { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
-fn target(url: &Uri) -> Result<Uri, String> {
+/// Where chats are sent to.
+pub fn target(url: &Uri) -> Result<Uri, String> {
     if url.scheme_str() != Some("http") || url.host().is_none() {
         return Err(format!("--url {url}: must be http://HOST[:PORT]"));
     }

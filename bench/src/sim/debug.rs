@@ -33,6 +33,8 @@ pub enum Behaviour {
         /// Milliseconds.
         ms: u64,
     },
+    /// KV memory is taken by somebody else: what was cached is lost, requests wait.
+    OutOfMemory,
     /// Simulated time is multiplied.
     Slow {
         /// Factor, more than zero.

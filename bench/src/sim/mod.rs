@@ -33,6 +33,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::options::Options;
 use self::pod::Pod;
+pub use self::pod::unix_seconds;
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(options: Options) -> Result<(), Box<dyn Error>> {

@@ -80,6 +80,7 @@ impl Pod {
         };
         for engine in &self.engines {
             engine.set_slowness(factor);
+            engine.take_memory(behaviour == Behaviour::OutOfMemory);
         }
         *self.behaviour.write().unwrap_or_else(PoisonError::into_inner) = behaviour;
     }

@@ -53,6 +53,11 @@ impl BlockPool {
         self.blocks.len()
     }
 
+    /// Blocks that no running request holds.
+    pub fn free(&self) -> usize {
+        self.free
+    }
+
     /// Share of the blocks that running requests hold, 0 to 1 (`vllm:kv_cache_usage_perc`).
     pub fn usage(&self) -> f64 {
         1.0 - self.free as f64 / self.len().max(1) as f64

@@ -128,6 +128,12 @@ impl Engine {
         self.slowness.store(factor.to_bits(), Ordering::Relaxed);
     }
 
+    /// Takes its KV memory away, or gives it back.
+    pub fn take_memory(&self, take: bool) {
+        self.state().take_memory(take);
+        self.work.notify_one();
+    }
+
     fn now(&self) -> f64 {
         self.start.elapsed().as_secs_f64()
     }

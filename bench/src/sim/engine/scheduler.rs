@@ -90,6 +90,8 @@ pub struct Scheduler {
     pool: BlockPool,
     waiting: VecDeque<Request>,
     running: Vec<Request>,
+    /// What somebody else has taken of the memory, and takes whenever more gets free.
+    taken: Option<Vec<BlockId>>,
     /// What has been counted so far.
     pub stats: Stats,
 }
@@ -103,6 +105,7 @@ impl Scheduler {
             pool: BlockPool::new(blocks),
             waiting: VecDeque::new(),
             running: Vec::new(),
+            taken: None,
             stats: Stats::new(blocks * block_size),
         }
     }
@@ -122,6 +125,24 @@ impl Scheduler {
         &mut self.pool
     }
 
+    /// Takes all KV memory that is free, now and whenever more gets free, or gives it back: what was cached in it is
+    /// lost, and no request is admitted meanwhile.
+    pub fn take_memory(&mut self, take: bool) {
+        if take {
+            self.taken.get_or_insert_default();
+            self.take_what_is_free();
+        } else if let Some(blocks) = self.taken.take() {
+            self.pool.release(&blocks);
+        }
+    }
+
+    fn take_what_is_free(&mut self) {
+        if let Some(taken) = &mut self.taken {
+            let free = self.pool.free();
+            taken.extend(self.pool.allocate(Vec::new(), free).unwrap_or_default());
+        }
+    }
+
     /// Share of KV memory in use, 0 to 1.
     pub fn usage(&self) -> f64 {
         self.pool.usage()
@@ -134,6 +155,7 @@ impl Scheduler {
 
     /// Decides the next step; `None` when there is nothing to do.
     pub fn plan(&mut self, now: f64) -> Option<Step> {
+        self.take_what_is_free();
         let mut step = Step::default();
         let mut budget = STEP_TOKENS;
         let memory_was_short = self.plan_running(&mut step, &mut budget);

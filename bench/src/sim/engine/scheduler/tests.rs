@@ -137,3 +137,20 @@ fn without_time_the_cache_counts_the_same() {
     assert_eq!(counted(&timed), counted(&instant));
     assert_eq!(instant.usage(), 0.0);
 }
+
+#[test]
+fn memory_that_is_taken_loses_its_cache_and_requests_wait_until_it_is_back() {
+    let mut scheduler = Scheduler::new(20, BLOCK, 8);
+    let (first, _first_events) = request(1, 0, 20, 2);
+    scheduler.submit(first);
+    run(&mut scheduler);
+    scheduler.take_memory(true);
+    assert_eq!(scheduler.usage(), 1.0);
+    let (again, mut events) = request(2, 0, 20, 2);
+    scheduler.submit(again);
+    assert_eq!((run(&mut scheduler), scheduler.waiting().len()), (0, 1));
+    scheduler.take_memory(false);
+    run(&mut scheduler);
+    assert_eq!(drain(&mut events).first(), Some(&Event::Started { cached: 0 }));
+    assert_eq!(scheduler.usage(), 0.0);
+}
