@@ -33,6 +33,10 @@ test-core: setup ## unit and property tests, native and in wasm
 test-e2e: build ## end-to-end tests on real Envoy, and the manifests
 	$(PY) -m pytest tests -q
 
+.PHONY: test-chaos
+test-chaos: build ## faults under load, beside plain Envoy: what fails, when hits are back (8 minutes a run; RUNS=5, ARGS="--help")
+	@$(PY) tests/chaos/matrix.py $(if $(RUNS),--runs $(RUNS)) $(ARGS)
+
 .PHONY: test-monitoring
 test-monitoring: build $(VENV)/.monitoring ## dashboards, rules and scrape configuration on a real Prometheus and Envoy
 	@tests/tools/get-prometheus >/dev/null

@@ -81,14 +81,14 @@ class Process:
         self.signal(signal.SIGKILL)
         self.child.wait(10)
 
-    def stop(self) -> None:
+    def stop(self, patience_s: float = 5) -> None:
         """Asks it to end, then insists."""
         if not self.alive():
             return
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)
         try:
-            self.child.wait(5)
+            self.child.wait(patience_s)
         except subprocess.TimeoutExpired:
             self.kill()
 

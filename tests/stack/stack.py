@@ -1,5 +1,6 @@
 """Pods, sidecar and gateway together."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from .envoy import Envoy
@@ -9,8 +10,8 @@ from .sidecar import Sidecar
 
 
 class Stack:
-    """Starts everything, waits until requests are steered, ends everything. `feed`: what Envoy asks in the sidecar's
-    place. `env`: variables of sidecar and Envoy."""
+    """Starts everything, waits until requests are steered, ends everything. `feed` takes the sidecar's address
+    and gives the one that Envoy asks in its place. `env`: variables of sidecar and Envoy."""
 
     def __init__(
         self,
@@ -22,7 +23,7 @@ class Stack:
         sidecar: bool = True,
         live: bool = False,
         pod_options: dict | None = None,
-        feed: str | None = None,
+        feed: Callable[[str], str] | None = None,
         env: dict[str, str] | None = None,
         **envoy,
     ):
@@ -37,10 +38,11 @@ class Stack:
             self.sidecar = self.add(Sidecar(folder, [p.address for p in self.pods], env=env)) if sidecar else None
             if self.sidecar:
                 self.sidecar.ready()
-            feed = feed or (self.sidecar.feed if self.sidecar else "127.0.0.1:1")
+            at = self.sidecar.feed if self.sidecar else "127.0.0.1:1"
+            at = feed(at) if feed else at
             config = {"debug_headers": True, **(config or {})}
             addresses = [p.address for p in self.pods]
-            self.envoy = self.add(Envoy(folder, wiring, addresses, feed, config, concurrency, live=live, env=env, **envoy))
+            self.envoy = self.add(Envoy(folder, wiring, addresses, at, config, concurrency, live=live, env=env, **envoy))
             if self.sidecar and wiring != "none" and config.get("mode") != "off":
                 self.wait_for_table(pods * options.get("ranks", 1))
         except BaseException:
