@@ -114,6 +114,10 @@ pub struct SidecarArgs {
     /// Where `/healthz`, `/readyz`, `/metrics`, `/status`, `/events`, `/explain` and `/filter.wasm` are served; port 0 takes a free one.
     #[arg(long, env = "WARMPATH_HTTP_LISTEN", default_value = "127.0.0.1:9464", value_name = "IP:PORT")]
     pub http_listen: SocketAddr,
+    /// Names by which those pages may be asked for, besides addresses, `localhost`, names without a dot and those of
+    /// Kubernetes Services: of an ingress in front, say. Others are refused, since a web site could have them.
+    #[arg(long, env = "WARMPATH_HTTP_HOSTS", value_delimiter = ';', value_name = "NAME[;NAME…]")]
+    pub http_hosts: Vec<String>,
     /// Who says this as bearer token may ask `/explain` of a sidecar that listens beyond loopback. Without it nobody may
     /// there.
     #[arg(long, env = "WARMPATH_EXPLAIN_TOKEN", hide_env_values = true, value_name = "SECRET")]

@@ -15,6 +15,7 @@ use crate::memory::Memories;
 use crate::observe::Pages;
 use crate::observe::events;
 use crate::observe::explain::Guard;
+use crate::observe::host::Names as HostNames;
 use crate::observe::metrics::{FeedMetrics, PeerMetrics, Present, ScrapeMetrics, registry};
 use crate::observe::traffic::{self, Traffic};
 use crate::observe::wasm::Wasm;
@@ -127,6 +128,7 @@ impl Sidecar {
             traffic,
             events: Arc::default(),
             guard: Guard::new(address, args.explain_token.clone()),
+            names: HostNames::new(&args.http_hosts),
             registry,
             wasm,
         };

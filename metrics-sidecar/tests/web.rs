@@ -4,6 +4,7 @@ mod common;
 
 use common::{Envoy, Pod, Running, page};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use warmpath_sidecar::observe::report;
 use warmpath_sidecar::proto::Hello;
 
@@ -59,6 +60,32 @@ async fn metrics_and_status_tell_the_same() {
     assert_eq!(status.pods[0].endpoints[0].hit_ratio, Some(0.25));
     let text = report::text(&status);
     assert!(text.contains(&pod.address) && text.contains("ready"), "{text}");
+}
+
+/// What is answered to a GET that names this host.
+async fn status_by_name(sidecar: &Running, path: &str, host: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(sidecar.http).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\n{host}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.take(12).read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_name_that_a_web_site_could_have_is_refused() {
+    let sidecar = Running::start(&[], &["--http-hosts", "status.example.com"]).await;
+    let port = sidecar.http.port();
+    for path in ["/", "/page.js", "/metrics", "/status", "/events", "/explain"] {
+        let rebound = status_by_name(&sidecar, path, &format!("host: evil.example:{port}\r\n")).await;
+        assert_eq!(rebound, "HTTP/1.1 421", "{path}");
+    }
+    for host in ["localhost", "127.0.0.1", "10.0.0.7", "[::1]", "warmpath.llm-d.svc", "status.example.com"] {
+        let served = status_by_name(&sidecar, "/metrics", &format!("host: {host}:{port}\r\n")).await;
+        assert_eq!(served, "HTTP/1.1 200", "{host}");
+    }
+    assert_eq!(status_by_name(&sidecar, "/healthz", "host: any.example\r\n").await, "HTTP/1.1 200");
+    assert_eq!(status_by_name(&sidecar, "/filter.wasm", "host: any.example\r\n").await, "HTTP/1.1 404");
 }
 
 #[tokio::test]

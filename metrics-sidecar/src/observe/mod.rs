@@ -8,11 +8,13 @@
 //! | [`status`] | the status page |
 //! | [`events`] | the same, and each request, as it happens |
 //! | [`page`] | the live page |
+//! | [`host`] | by which names pages are served |
 //! | [`explain`] | where a request would go, and why |
 //! | [`web`] | the HTTP server; [`wasm`] is the filter that it serves |
 
 pub mod events;
 pub mod explain;
+pub mod host;
 pub mod metrics;
 pub mod page;
 pub mod report;
@@ -43,6 +45,8 @@ pub struct Pages {
     pub events: Arc<Events>,
     /// Who may ask for explanations.
     pub guard: Guard,
+    /// By which names they are served.
+    pub names: host::Names,
     /// Own metrics.
     pub registry: Registry,
     /// The filter, if it is served.

@@ -1,4 +1,4 @@
-//! The HTTP server.
+//! The HTTP server. It is told by addresses and local names only: [`super::host`].
 //!
 //! | path | answer |
 //! | --- | --- |
@@ -13,11 +13,12 @@
 
 use super::Pages;
 use super::traffic::view::SPANS;
-use super::{events, explain, page, status};
+use super::{events, explain, host, page, status};
 use crate::discovery::standing::Standing;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response, Sse};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -27,6 +28,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// The routes.
 pub fn router(pages: Arc<Pages>) -> Router {
+    let check = from_fn_with_state(pages.names.clone(), host::check);
     Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
@@ -38,6 +40,7 @@ pub fn router(pages: Arc<Pages>) -> Router {
         .route("/filter.wasm", get(wasm))
         .route("/filter.wasm.sha256", get(sum))
         .merge(page::routes())
+        .layer(check)
         .with_state(pages)
 }
 

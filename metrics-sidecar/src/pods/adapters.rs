@@ -7,6 +7,9 @@ use crate::pods::vllm::Page;
 /// Kept where the page does not tell the number of slots.
 const SLOTS_UNKNOWN: usize = 1;
 
+/// More than fit on a GPU; keeps a page that is wrong, or means harm, from filling memory and table.
+pub const MAX_ADAPTERS: usize = 256;
+
 /// A pod's adapters, the most recently used first.
 #[derive(Debug, Default)]
 pub struct Resident {
@@ -23,7 +26,7 @@ impl Resident {
         self.names.splice(0..0, page.adapters.iter().cloned());
         let slots = if page.max_adapters == 0 { SLOTS_UNKNOWN } else { page.max_adapters as usize };
         // More may be named than fit, while they wait for a slot.
-        self.names.truncate(slots.max(page.adapters.len()));
+        self.names.truncate(slots.max(page.adapters.len()).min(MAX_ADAPTERS));
         self.names.clone()
     }
 }
@@ -47,5 +50,16 @@ mod tests {
         assert_eq!(loaded(&mut resident, &["c"], false), ["c", "a"]);
         assert_eq!(loaded(&mut resident, &["d", "e", "f"], false), ["d", "e", "f"]);
         assert!(loaded(&mut resident, &[], true).is_empty());
+    }
+
+    #[test]
+    fn a_page_that_names_others_each_time_fills_nothing() {
+        let mut resident = Resident::default();
+        for n in 0..10 {
+            let adapters = (0..200).map(|m| format!("{n}-{m}")).collect();
+            let page = Page { adapters, max_adapters: u32::MAX, ..Page::default() };
+            let names = resident.observe(&page, false);
+            assert!(names.len() <= MAX_ADAPTERS && names[..200] == page.adapters[..]);
+        }
     }
 }

@@ -48,6 +48,8 @@ impl Identity {
             self.engines.clear();
             self.process_start.clone_from(&page.process_start);
         }
+        // Labels that change from page to page must not add up.
+        self.engines.retain(|label, _| page.engines.iter().any(|engine| engine.label == *label));
         let several = page.engines.len() > 1;
         // The label counts over all nodes of a deployment, the header over the engines of this server: with vLLM's hybrid
         // load balancing the second node's pages begin at 2, say, and its header at 0.
@@ -141,6 +143,16 @@ mod tests {
         }
         let (caches, _) = Identity::new("1.1.1.1:1", None).caches(&second_node);
         assert_eq!(caches.iter().map(|c| c.rank).collect::<Vec<_>>(), [Some(0), Some(1)]);
+    }
+
+    #[test]
+    fn engines_that_are_not_on_the_page_are_forgotten() {
+        let mut identity = Identity::new("1.1.1.1:1", None);
+        for n in 0..1000 {
+            let engine = Engine { label: n.to_string(), ..Engine::default() };
+            identity.caches(&Page { engines: vec![engine], ..Page::default() });
+            assert_eq!(identity.engines.len(), 1);
+        }
     }
 
     #[test]

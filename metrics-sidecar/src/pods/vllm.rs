@@ -12,6 +12,8 @@
 //! | asleep | `vllm:engine_sleep_state{sleep_state="awake"}` 0 | |
 //! | start of the process | `process_start_time_seconds` | |
 
+use crate::pods::adapters::MAX_ADAPTERS;
+use crate::pods::models::LONGEST_NAME;
 use crate::pods::page::{Sample, samples};
 use std::collections::BTreeMap;
 use warmpath_core::table::Load;
@@ -193,7 +195,10 @@ fn adapters(sample: &Sample<'_>) -> Vec<String> {
     let mut out = Vec::new();
     for label in ["running_lora_adapters", "waiting_lora_adapters"] {
         for name in sample.label(label).iter().flat_map(|list| list.split(',')).map(str::trim) {
-            if !name.is_empty() && !out.iter().any(|known| known == name) {
+            if (1..=LONGEST_NAME).contains(&name.len())
+                && out.len() < MAX_ADAPTERS
+                && !out.iter().any(|known| known == name)
+            {
                 out.push(name.to_owned());
             }
         }
