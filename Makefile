@@ -87,6 +87,10 @@ bench-replay: build ## rules of placement over nine workloads in simulated time 
 bench-gateway: build ## a request's cost in real Envoy with the filter, beside plain Envoy (15 minutes; EPP=1, ARGS="--help")
 	@$(PY) bench/gateway.py $(if $(EPP),--epp) $(ARGS)
 
+.PHONY: bench-scale
+bench-scale: build ## how tables, decisions and the sidecar grow with the number of pods (5 minutes; ARGS="--help")
+	@$(PY) bench/scale.py $(ARGS)
+
 .PHONY: bench-plots
 bench-plots: ## plots and tables of docs/benchmarks.md, from what bench-replay and bench-gateway wrote
 	$(if $(wildcard target/bench/replay.json),$(PYTHON) bench/plot_replay.py target/bench/replay.json)

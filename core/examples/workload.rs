@@ -1,5 +1,5 @@
 //! What the benchmarks decide on: agent-like chats, and views with full indexes. Shared by `benches/decision.rs` and
-//! `examples/decision.rs`.
+//! `examples/`.
 
 use warmpath_core::config::Config;
 use warmpath_core::journal::{Body, Record, decode_slot, encode_slot};

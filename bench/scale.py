@@ -1,0 +1,128 @@
+#!/usr/bin/env python3
+"""How warmpath grows with the number of pods. `make bench-scale`; docs/scale.md has the figures.
+
+The core: `core/examples/scale.rs`. The sidecar: the real one scrapes 10 to 1,000 addresses of one server of simulated
+pods, whose page is a recorded one of vLLM, once a second; its CPU time and memory are read from /proc, so a busy machine
+blurs them little. Writes target/bench/scale.json.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from stack.sidecar import Pages  # noqa: E402
+
+PAGE = (ROOT / "metrics-sidecar" / "fixtures" / "vllm-0.32.0.txt").read_bytes()
+MODELS = b'{"data":[{"id":"m"}]}'
+
+
+class Pods:
+    """Every address of 127.0.0.0/8 is a pod, at one port."""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                body = PAGE if b"/metrics" in head else MODELS if b"/v1/models" in head else b""
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+                await writer.drain()
+        writer.close()
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes(pid: int) -> int:
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) * 1024
+
+
+class Sidecar(Pages):
+    """A sidecar that is not of a test."""
+
+    def __init__(self, http: str):
+        self.http = http
+
+
+async def sidecar(pods: int, port: int, seconds: float, folder: Path) -> dict:
+    file = folder / f"{pods}.json"
+    addresses = [f"127.1.{n >> 8}.{n & 255}:{port}" for n in range(pods)]
+    file.write_text(json.dumps({"pools": [{"name": "default", "endpoints": addresses}]}))
+    command = [ROOT / "target/dist/warmpath", "sidecar", "--endpoints", file, "--http-listen", "127.0.0.1:0", "--feed-listen", "127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        said = Sidecar(json.loads(await process.stdout.readline())["http"])
+        began = time.monotonic()
+        while list((await asyncio.to_thread(said.states)).values()).count("ready") < pods:
+            if time.monotonic() - began > 60:
+                raise TimeoutError(f"{pods} pods are not all ready")
+            await asyncio.sleep(1)
+        at, cpu, version = time.monotonic(), cpu_s(process.pid), await asyncio.to_thread(said.metric, "warmpath_sidecar_table_version")
+        await asyncio.sleep(seconds)
+        cpu, at = cpu_s(process.pid) - cpu, time.monotonic() - at
+        tables = await asyncio.to_thread(said.metric, "warmpath_sidecar_table_version") - version
+        states = list((await asyncio.to_thread(said.states)).values())
+        return {
+            "pods": pods,
+            "cores": round(cpu / at, 4),
+            "memory_bytes": memory_bytes(process.pid),
+            "tables_per_s": round(tables / at, 2),
+            "not_ready": pods - states.count("ready"),
+        }
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+def slope(points: list[tuple[float, float]]) -> float:
+    """Exponent of the power by which values grow between the last two points."""
+    (x0, y0), (x1, y1) = points[-2:]
+    return round(math.log(y1 / y0) / math.log(x1 / x0), 2)
+
+
+async def sidecars(options: argparse.Namespace) -> list[dict]:
+    server = await asyncio.start_server(Pods().serve, "0.0.0.0", 0, backlog=4096)
+    port = server.sockets[0].getsockname()[1]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for pods in options.pods:
+            rows.append(await sidecar(pods, port, options.seconds, Path(folder)))
+            print(json.dumps(rows[-1]), flush=True)
+    server.close()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pods", type=int, nargs="+", default=[10, 100, 300, 1000])
+    parser.add_argument("--seconds", type=float, default=30, help="measured for each number of pods")
+    parser.add_argument("--out", type=Path, default=ROOT / "target/bench/scale.json")
+    options = parser.parse_args()
+    command = ["cargo", "run", "--quiet", "--release", "-p", "warmpath-core", "--example", "scale"]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    core = [json.loads(line) for line in done.stdout.splitlines()]
+    print(done.stdout, end="", flush=True)
+    rows = asyncio.run(sidecars(options))
+    by_endpoints = {name: slope([(row["endpoints"], row[name]) for row in core]) for name in core[0] if name.endswith(("_us", "_bytes"))}
+    by_pods = {name: slope([(row["pods"], row[name]) for row in rows]) for name in ("cores", "memory_bytes")} if len(rows) > 1 else {}
+    result = {"core": core, "sidecar": rows, "slope": {**by_endpoints, **{f"sidecar_{name}": value for name, value in by_pods.items()}}}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1))
+    print(json.dumps(result["slope"]))
+
+
+if __name__ == "__main__":
+    main()
