@@ -303,6 +303,29 @@ def test_a_policy_for_peers_closes_no_other_port():
     assert {port["protocol"] for port in others["ports"]} == {"TCP", "UDP", "SCTP"}
 
 
+PROMETHEUS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+
+
+@pytest.mark.parametrize("peers", [True, False])
+def test_a_policy_for_pages_lets_in_who_is_named_and_closes_no_other_port(peers):
+    things = rendered(peers={"networkPolicy": peers}, sidecar={"httpFrom": [PROMETHEUS]})
+    (policy,) = [t["spec"] for t in things if t["kind"] == "NetworkPolicy"]
+    (pages,) = [rule for rule in policy["ingress"] if rule["ports"] == [{"protocol": "TCP", "port": 9464}]]
+    assert pages["from"] == [PROMETHEUS]
+    (others,) = [rule for rule in policy["ingress"] if "from" not in rule]
+    ranges = [(p["port"], p.get("endPort", p["port"])) for p in others["ports"] if p["protocol"] == "TCP"]
+    open_to_all = {port for first, last in ranges for port in range(first, last + 1)}
+    assert set(range(1, 65536)) - open_to_all == ({9464, 9466} if peers else {9464})
+
+
+def test_in_a_deployment_pages_are_for_the_gateway_and_who_is_named():
+    things = rendered(sidecar={"mode": "deployment", "httpFrom": [PROMETHEUS]})
+    rules = {rule["ports"][0]["port"]: rule["from"] for rule in one(things, "NetworkPolicy")["spec"]["ingress"]}
+    gateway = {"podSelector": {"matchLabels": {"gateway.networking.k8s.io/gateway-name": "llm-gateway"}}}
+    assert rules[9464] == [gateway, PROMETHEUS] and rules[9465] == [gateway]
+    assert "/sidecar/httpFrom/0" in refused(sidecar={"httpFrom": ["everybody"]})
+
+
 def test_without_peers_nothing_of_them_is_left():
     assert "peers" not in str(rendered(peers={"enabled": False})).lower()
 
