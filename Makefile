@@ -96,6 +96,16 @@ bench-plots: ## plots and tables of docs/benchmarks.md, from what bench-replay a
 	$(if $(wildcard target/bench/replay.json),$(PYTHON) bench/plot_replay.py target/bench/replay.json)
 	$(if $(wildcard target/bench/gateway.json),$(PYTHON) bench/gateway_report.py target/bench/gateway.json)
 
+FUZZ_SECONDS ?= 60
+CARGO_FUZZ := target/cargo-fuzz/bin/cargo-fuzz
+
+.PHONY: fuzz
+fuzz: $(CARGO_FUZZ) ## fuzzes what reads bytes from outside (FUZZ_SECONDS=60 for each of the targets, TARGET=request)
+	@fuzz/run $(FUZZ_SECONDS) $(TARGET)
+
+$(CARGO_FUZZ):
+	cargo install cargo-fuzz --version 0.13.2 --locked --quiet --root target/cargo-fuzz
+
 .PHONY: monitoring
 monitoring: $(VENV)/.monitoring ## writes what is generated in monitoring/: dashboards and the manifests that carry them
 	$(PY) monitoring/generate.py

@@ -93,6 +93,7 @@ impl Answer {
     #[must_use]
     pub fn usage(&self) -> Usage {
         match self.format {
+            Format::Json if self.scanner.has_failed() => Usage::default(),
             Format::Json => self.object.usage,
             Format::Events => self.usage,
         }
@@ -102,6 +103,7 @@ impl Answer {
     #[must_use]
     pub fn id(&self) -> Option<ResponseKey> {
         match self.format {
+            Format::Json if self.scanner.has_failed() => None,
             Format::Json => self.object.response,
             Format::Events => self.stored,
         }
@@ -127,7 +129,8 @@ impl Answer {
     }
 
     fn end_line(&mut self) {
-        if self.line == Line::Data {
+        // What was read of an event that is no JSON depends on how it was cut into chunks.
+        if self.line == Line::Data && self.scanner.finish(&mut self.object).is_ok() {
             self.first_token |= self.object.is_token();
             self.stored = self.stored.or(self.object.response);
             let new = self.object.usage;
@@ -314,6 +317,17 @@ mod tests {
             "{\"output\":[{\"id\":\"msg_1\"}],\"error\":{\"id\":\"e\"},\"id\":\"resp_7\",\"usage\":{\"id\":\"x\"}}";
         assert_eq!(id(Format::Json, whole), Some(ResponseKey::of(b"resp_7")));
         assert_eq!(id(Format::Json, "{\"choices\":[]}"), None);
+    }
+
+    #[test]
+    fn an_event_that_is_no_json_counts_for_nothing_however_it_is_cut() {
+        let mut event = b"data: {\"choices\":[{\"delta\":{\"content\":\"".to_vec();
+        event.extend(b"\xc4\xdf\"}}],\"usage\":{\"prompt_tokens\":9}}\n\n");
+        for chunk in [1, 7, event.len()] {
+            let mut answer = Answer::new(Format::Events);
+            assert!(!event.chunks(chunk).any(|c| answer.feed(c)), "{chunk}");
+            assert_eq!(answer.usage(), Usage::default(), "{chunk}");
+        }
     }
 
     #[test]

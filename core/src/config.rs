@@ -291,7 +291,9 @@ impl Config {
         }
         let mut json = serde_json::Deserializer::from_slice(json);
         let config: Self = serde_path_to_error::deserialize(&mut json).map_err(|e| ConfigError {
-            path: Some(e.path().to_string()).filter(|p| p != ".").unwrap_or_else(|| "the top level".to_owned()),
+            path: Some(e.path().to_string())
+                .filter(|p| p != "." && !p.is_empty())
+                .unwrap_or_else(|| "the top level".to_owned()),
             message: e.inner().to_string(),
         })?;
         json.end().map_err(|e| ConfigError { path: "the end".to_owned(), message: e.to_string() })?;

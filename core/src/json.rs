@@ -148,6 +148,12 @@ impl Scanner {
         self.expect == Expect::Nothing && self.inside == Inside::Structure
     }
 
+    /// Whether what came so far is no JSON.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
     /// The input is over.
     ///
     /// # Errors

@@ -13,6 +13,10 @@ use xxhash_rust::xxh64::xxh64;
 const MAGIC: &[u8; 3] = b"WPT";
 const FORMAT: u8 = 1;
 
+/// Bytes of names, each counted as often as an endpoint has it: in the encoded table every name stands once, so a small
+/// one could name a long name millions of times.
+const MOST_NAME_BYTES: usize = 64 << 20;
+
 /// Whether an endpoint may be chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
@@ -213,8 +217,9 @@ impl Table {
         let version = r.u64()?;
         let written_at = Millis(r.u64()?);
         let names = (0..r.count(1)?).map(|_| r.str()).collect::<Result<Vec<_>, _>>()?;
+        let mut room = MOST_NAME_BYTES;
         let endpoints = (0..r.count(1)?)
-            .map(|_| Endpoint::decode(Reader::new(r.bytes()?), &names))
+            .map(|_| Endpoint::decode(Reader::new(r.bytes()?), &names, &mut room))
             .collect::<Result<Vec<_>, Truncated>>()?;
         Ok(Self { version, written_at, endpoints })
     }
@@ -264,10 +269,12 @@ impl Endpoint {
         w.finish()
     }
 
-    fn decode(mut r: Reader<'_>, names: &[&str]) -> Result<Self, Truncated> {
-        let name = |n: u64| {
+    fn decode(mut r: Reader<'_>, names: &[&str], room: &mut usize) -> Result<Self, Truncated> {
+        let mut name = |n: u64| {
             let n = usize::try_from(n).map_err(|_| Truncated)?;
-            names.get(n).map(|s| (*s).to_owned()).ok_or(Truncated)
+            let name = names.get(n).ok_or(Truncated)?;
+            *room = room.checked_sub(name.len()).ok_or(Truncated)?;
+            Ok::<_, Truncated>((*name).to_owned())
         };
         Ok(Self {
             id: EndpointId(r.u64()?),
@@ -364,6 +371,14 @@ mod tests {
         fn garbage_is_refused(bytes in vec(any::<u8>(), 0..400)) {
             prop_assert!(Table::decode(&bytes).is_err());
         }
+    }
+
+    #[test]
+    fn a_small_table_does_not_take_much_memory() {
+        let models = vec!["m".repeat(10_000); 10_000];
+        let bytes = Table { endpoints: vec![Endpoint { models, ..Endpoint::default() }], ..Table::default() }.encode();
+        assert!(bytes.len() < 40_000);
+        assert_eq!(Table::decode(&bytes), Err(TableError::Damaged));
     }
 
     #[test]

@@ -294,7 +294,7 @@ impl View {
     #[must_use]
     pub fn held(&self, slot: Slot) -> Tokens {
         let prompts = self.index.pinned(slot) as f64 * self.tokens_per_byte;
-        Tokens(prompts as u64 + self.known(slot).map_or(0, |k| k.load.pinned().0))
+        Tokens((prompts as u64).saturating_add(self.known(slot).map_or(0, |k| k.load.pinned().0)))
     }
 
     /// What `uncached` more tokens, and what a request generates, meet in an endpoint's KV cache beside what the requests in

@@ -11,9 +11,9 @@ use warmpath_core::units::Millis;
 mod envoy;
 #[cfg(target_arch = "wasm32")]
 pub use envoy::Envoy;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fake;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod unlinked;
 
 /// The host refused, with its status number (proxy-wasm's `WasmResult`).

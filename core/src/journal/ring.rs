@@ -29,6 +29,9 @@ pub trait Store {
 /// present key (`SharedData::set` of proxy-wasm-cpp-host).
 pub const ABSENT: u32 = u32::MAX;
 
+/// At a million slots a second it takes 36,000 years. Numbers past it are garbage, and counting on from it is safe.
+const NEVER_REACHED: u64 = 1 << 60;
+
 /// Why shared data did not do as asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreError {
@@ -77,7 +80,7 @@ impl Ring {
     #[must_use]
     pub fn at(prefix: &str, slots: u32, position: u64) -> Self {
         let slots = u64::from(slots.clamp(8, 1 << 20)).next_power_of_two();
-        Self { prefix: prefix.to_owned(), mask: slots - 1, position, key: String::new() }
+        Self { prefix: prefix.to_owned(), mask: slots - 1, position: position.min(NEVER_REACHED), key: String::new() }
     }
 
     /// The sequence number that will be read or written next.
@@ -88,7 +91,7 @@ impl Ring {
 
     /// Goes to another position: what was read there and not used is read again.
     pub fn seek(&mut self, position: u64) {
-        self.position = position;
+        self.position = position.min(NEVER_REACHED);
     }
 
     /// Hands on the payloads that other VMs appended, at most `limit` slots.
@@ -177,13 +180,16 @@ impl Ring {
         Ok(Step::Lapped(lost))
     }
 
-    /// What stands in the slot of sequence number `n`. A value too short to be one of ours reads as number 0 of nothing.
+    /// What stands in the slot of sequence number `n`. A value that is none of ours (too short, or with a number that
+    /// belongs in another slot or is never reached) reads as number 0 of nothing.
     fn read(&mut self, store: &impl Store, n: u64) -> Result<Option<(u64, Vec<u8>, u32)>, StoreError> {
         self.key.clear();
         // Writing to a String cannot fail.
         let _ = write!(self.key, "{}{}", self.prefix, n & self.mask);
         Ok(store.get(&self.key)?.map(|(value, cas)| {
             let sequence = Reader::new(&value).u64().unwrap_or(0);
+            let is_ours = sequence & self.mask == n & self.mask && sequence <= NEVER_REACHED;
+            let sequence = if is_ours { sequence } else { 0 };
             (sequence, value, cas)
         }))
     }
@@ -329,5 +335,16 @@ mod tests {
         store.set("t/0", b"x", 0).unwrap();
         let mut r = ring(&store);
         assert!(r.append(&store, b"mine", 3, |_, _| {}).is_ok());
+    }
+
+    #[test]
+    fn a_number_that_cannot_stand_there_is_garbage() {
+        for number in [1_u64, 5, u64::MAX, u64::MAX - 15] {
+            let store = Memory::default();
+            store.set("t/0", &number.to_le_bytes(), 0).unwrap();
+            let mut r = ring(&store);
+            r.append(&store, b"mine", 3, |_, _| {}).unwrap();
+            assert_eq!(r.position(), 2, "{number} counts as number 0 of nothing");
+        }
     }
 }

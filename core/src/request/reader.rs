@@ -40,7 +40,8 @@ impl Reader {
         }
     }
 
-    /// Whether nothing that is still to come can change what [`Reader::finish`] will say.
+    /// Whether the document is complete, or cannot be matched whatever comes. What may follow it, white space or garbage
+    /// for which the pod refuses it, is not waited for.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.body.barred.is_some() || self.scanner.is_complete()
