@@ -57,8 +57,8 @@ impl Load {
         }
         let Demand { number, uncached, pinned, expected } = demand;
         self.prefilling.push_back(Prefill { number, uncached: uncached.0, expected });
-        self.pending += uncached.0;
-        self.pinned += pinned.0;
+        self.pending = self.pending.saturating_add(uncached.0);
+        self.pinned = self.pinned.saturating_add(pinned.0);
     }
 
     /// Its first token came.

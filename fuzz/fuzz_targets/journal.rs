@@ -61,7 +61,7 @@ fuzz_target!(|input: Input| {
             }
             Step::Table(version, at, rows) => {
                 let table = table(version, at, rows);
-                [&mut one, &mut other].map(|view| view.apply_table(&table, at.into()));
+                [&mut one, &mut other].into_iter().for_each(|view| view.apply_table(&table, at.into()));
             }
             Step::Decide(way, now, priority) => {
                 let request = match (way % 3, &read) {

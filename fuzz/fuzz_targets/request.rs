@@ -18,7 +18,10 @@ struct Read {
 
 fn end(mut reader: Reader) -> Read {
     let prompt = reader.finish();
-    Read { prompt, model: reader.model().map(str::to_owned), previous: reader.previous() }
+    // Of a body that cannot be matched, reading stops at the end of the chunk that shows it.
+    let is_read = matches!(prompt, Ok(_) | Err(LoadOnly::NoPrompt | LoadOnly::Empty));
+    let model = reader.model().filter(|_| is_read).map(str::to_owned);
+    Read { prompt, model, previous: reader.previous().filter(|_| is_read) }
 }
 
 fn read<'a>(api: ApiKind, body: impl IntoIterator<Item = &'a [u8]>) -> Read {

@@ -84,7 +84,7 @@ impl View {
         let demand = Demand {
             number: mix(key.0, key.1),
             uncached,
-            pinned: Tokens(output.0 + if boundaries.is_empty() { uncached.0 } else { 0 }),
+            pinned: Tokens(output.0.saturating_add(if boundaries.is_empty() { uncached.0 } else { 0 })),
             expected: streams.then_some(Millis(at.0.saturating_add((ttft * 1000.0) as u64))),
         };
         known.routed += 1;
