@@ -29,7 +29,7 @@ def _updates(side: Side) -> int:
     return int(side.envoy.get("/stats?filter=^listener_manager.lds.update_success$").rpartition(": ")[2])
 
 
-def _change(side: Side, config: dict | None = None, wiring: str | None = None) -> None:
+def change(side: Side, config: dict | None = None, wiring: str | None = None) -> None:
     """Writes a configuration and waits until Envoy has it. On the plain side, another name in the `server` header is
     a change of the same kind: a new listener, and the old one drains."""
     before = _updates(side)
@@ -42,16 +42,16 @@ def _change(side: Side, config: dict | None = None, wiring: str | None = None) -
 
 @fault()
 def configuration_changed_live(side: Side) -> Iterator[None]:
-    _change(side, {**_DEBUG, "limits": {"choices": 2}})
+    change(side, {**_DEBUG, "limits": {"choices": 2}})
     yield
-    _change(side)
+    change(side)
 
 
 @fault()
 def wrong_configuration_live(side: Side) -> Iterator[None]:
-    _change(side, {**_DEBUG, "steer_percent": "all"})
+    change(side, {**_DEBUG, "steer_percent": "all"})
     yield
-    _change(side)
+    change(side)
 
 
 @fault()
@@ -59,9 +59,9 @@ def wiring_changed_live(side: Side) -> Iterator[None]:
     """Buffered to streaming, or the other way, and back."""
     before = side.envoy.wiring
     other = {"buffered": "streaming", "streaming": "buffered"}.get(before)
-    _change(side, wiring=other)
+    change(side, wiring=other)
     yield
-    _change(side, wiring=before)
+    change(side, wiring=before)
 
 
 @fault()
@@ -70,14 +70,19 @@ def filter_replaced_by_a_new_build(side: Side) -> Iterator[None]:
     for number in range(2):
         if number:
             yield
-        if not side.plain:
-            side.envoy.filter_path = side.folder / f"build-{number}.wasm"
-            side.envoy.filter_path.write_bytes(_other_build(paths.FILTER.read_bytes()))
-        _change(side)
+        new_build(side)
+
+
+def new_build(side: Side) -> None:
+    """Puts a filter in place of the one before that Envoy takes for another program, and compiles."""
+    if not side.plain:
+        side.envoy.filter_path = side.folder / f"build-{time.monotonic_ns()}.wasm"
+        side.envoy.filter_path.write_bytes(_other_build(paths.FILTER.read_bytes()))
+    change(side)
 
 
 def _other_build(wasm: bytes) -> bytes:
-    """The same code with another custom section, so that Envoy takes it for another program and compiles it."""
+    """The same code with another custom section."""
     name, content = b"build", os.urandom(16)
     section = bytes([len(name)]) + name + content
     return wasm + bytes([0, len(section)]) + section
