@@ -18,6 +18,7 @@
 //! | [`prefix`] | boundaries and their hashes |
 //! | [`index`] | which endpoint holds which prefix, evicted as the pod would |
 //! | [`load`] | what is in flight at each endpoint |
+//! | [`failures`] | who fails again and again and is left alone for a while |
 //! | [`learned`] | prefill rate and bytes per token, learned from answers |
 //! | [`table`] | the endpoint table that the sidecar sends |
 //! | [`journal`] | records, their codec, and the ring in shared data |
@@ -48,6 +49,7 @@ pub mod answer;
 pub mod codec;
 pub mod config;
 pub mod explain;
+pub mod failures;
 pub mod index;
 pub mod journal;
 pub mod json;

@@ -140,6 +140,7 @@ impl Router {
         };
         view.index().matches(boundaries, &mut self.matches);
         self.gather(config, view, pool, model, bytes, now);
+        self.leave_failing_alone(view, now);
         // Limits may take out any of the first, and a rank most of them.
         let has_ranks = self.candidates.iter().any(|c| c.has_rank);
         let best = if has_ranks || self.saturation.has_limits() { usize::MAX } else { best };
@@ -166,6 +167,14 @@ impl Router {
         let rank = choices.peek().and_then(|first| first.rank);
         let choices = choices.filter(|c| c.rank == rank).take(config.limits.choices).collect();
         Decision { choices, reason, pool, prompt: view.tokens(bytes), most: view.tokens(most_bytes.min(bytes)) }
+    }
+
+    /// Takes out whom recent failures speak against, unless that would be all.
+    fn leave_failing_alone(&mut self, view: &View, now: Millis) {
+        let avoided = |c: &Candidate| view.known(c.slot).is_some_and(|k| k.failures.is_avoided(now));
+        if self.candidates.iter().any(|c| !avoided(c)) {
+            self.candidates.retain(|c| !avoided(c));
+        }
     }
 
     fn gather(&mut self, config: &Config, view: &View, pool: usize, model: Option<&str>, bytes: u32, now: Millis) {
@@ -293,6 +302,41 @@ mod tests {
 
     fn decide(config: &Config, view: &View, p: &Prompt) -> Decision {
         Router::new(config).decide(config, view, Request::Prompt(p), Priority::default(), Millis(10))
+    }
+
+    fn fail(view: &mut View, number: u64, to: EndpointId, p: &Prompt) {
+        let request = RequestId { origin: Origin(1), number };
+        let routed = Body::Route { endpoint: to, bytes: p.bytes, stream: true, boundaries: p.boundaries.clone() };
+        for body in [routed, Body::Void { failed: true }] {
+            view.fold(&Record { request, at: Millis(5), body }, Millis(5));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_again_and_again_is_left_alone_even_by_what_is_warm_there() {
+        let config = Config::default();
+        let mut view = view((1..4).map(|n| endpoint(n, "", &[])).collect());
+        let p = prompt("", "once more ");
+        route(&mut view, 1, EndpointId(2), &p);
+        for number in 2..4 {
+            fail(&mut view, number, EndpointId(2), &p);
+        }
+        assert_eq!(decide(&config, &view, &p).choices[0].id, EndpointId(2));
+        fail(&mut view, 4, EndpointId(2), &p);
+        assert!(decide(&config, &view, &p).choices.iter().all(|c| c.id != EndpointId(2)));
+        let later = Router::new(&config).decide(&config, &view, Request::Prompt(&p), Priority::default(), Millis(600));
+        assert_eq!((later.choices[0].id, later.reason), (EndpointId(2), Reason::Warm));
+    }
+
+    #[test]
+    fn when_all_fail_all_can_be_chosen() {
+        let config = Config::default();
+        let mut view = view((1..3).map(|n| endpoint(n, "", &[])).collect());
+        let p = prompt("", "all of them ");
+        for number in 0..8 {
+            fail(&mut view, number, EndpointId(1 + number % 2), &p);
+        }
+        assert_eq!(decide(&config, &view, &p).choices.len(), 2);
     }
 
     #[test]

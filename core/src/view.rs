@@ -1,6 +1,7 @@
 //! The view: journal and table folded into what a decision needs. Equal records in equal order give equal views, in
 //! every VM and in the sidecar.
 
+use crate::failures::Failures;
 use crate::index::{HashedMap, Index, Slot};
 use crate::journal::{Body, Record, encode_slot};
 use crate::learned::{Average, LogAverage, OwnRate, PrefillMeter};
@@ -96,6 +97,8 @@ pub struct Known {
     meter: PrefillMeter,
     /// Answers in a row that found nothing of what was believed to be there, and when the first of them was sent.
     all_missing: (u32, Millis),
+    /// What failed there.
+    pub failures: Failures,
     /// Requests routed to it, ever.
     pub routed: u64,
 }
@@ -235,6 +238,7 @@ impl View {
             prefill: OwnRate::new(),
             meter: PrefillMeter::default(),
             all_missing: (0, Millis(0)),
+            failures: Failures::default(),
             routed: 0,
         };
         match self.known.get_mut(at) {

@@ -300,7 +300,8 @@ impl Http {
         placed.locate(&mut worker, &address);
         if status >= 400 {
             worker.stats.add(Counter::UpstreamErrors, 1);
-            placed.void(&mut worker);
+            // Other errors are the request's own.
+            placed.void(&mut worker, status >= 500 || status == 429);
             return;
         }
         let kind = self.host.response_header("content-type").unwrap_or_default();

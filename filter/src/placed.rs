@@ -69,7 +69,8 @@ impl Placed {
     pub(crate) fn route(&mut self, worker: &mut Worker, endpoint: EndpointId, matched: Tokens) {
         let mut bodies = Vec::with_capacity(3);
         if self.routed.is_some() {
-            bodies.push(Body::Void);
+            // Envoy went elsewhere: whom it was named to, it did not reach, or got no answer of.
+            bodies.push(Body::Void { failed: true });
         }
         bodies.push(told(&self.decision, self.steered, matched, self.predicted(endpoint)));
         bodies.push(Body::Route {
@@ -93,7 +94,7 @@ impl Placed {
         let Some((endpoint, matched)) = worker.at_address(address, self.rank(), &self.prompt.boundaries) else {
             if self.routed.is_some() {
                 worker.stats.add(Counter::Rerouted, 1);
-                self.void(worker);
+                self.void(worker, true);
             }
             return;
         };
@@ -125,9 +126,10 @@ impl Placed {
         }
     }
 
-    pub(crate) fn void(&mut self, worker: &mut Worker) {
+    /// It was not computed where it went. `failed`: see [`Body::Void`].
+    pub(crate) fn void(&mut self, worker: &mut Worker, failed: bool) {
         if self.routed.take().is_some() && !self.done {
-            worker.journal(self.id, vec![Body::Void]);
+            worker.journal(self.id, vec![Body::Void { failed }]);
         }
         self.done = true;
     }
@@ -138,12 +140,12 @@ impl Placed {
         }
         if !self.answered {
             worker.stats.add(Counter::Unanswered, 1);
-            self.void(worker);
+            self.void(worker, false);
             return;
         }
         if self.answer.as_ref().is_some_and(Answer::is_silent) {
             // The client gave up, or the pod did, before the prompt was computed.
-            self.void(worker);
+            self.void(worker, false);
             return;
         }
         let usage = self.answer.as_ref().map(Answer::usage).unwrap_or_default();

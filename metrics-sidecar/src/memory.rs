@@ -375,9 +375,9 @@ mod tests {
     #[test]
     fn others_are_told_what_this_envoy_routed_and_nothing_else() {
         let mut memory = memory();
-        let own = slot(1, Body::Void);
+        let own = slot(1, Body::Void { failed: false });
         let request = |origin| RequestId { origin, number: 2 };
-        let heard = Record { request: request(Origin(8)), at: Millis(5), body: Body::Void };
+        let heard = Record { request: request(Origin(8)), at: Millis(5), body: Body::Void { failed: false } };
         let mine = Record { request: request(ORIGIN), ..heard.clone() };
         let mixed = Bytes::from(encode_slot(&[heard.clone(), mine.clone()]));
         let slots = [own.clone(), slot(0, Body::Table { version: 1 }), encode_slot(&[heard]).into(), mixed];
@@ -390,7 +390,7 @@ mod tests {
     fn moments_of_another_host_are_moved_to_this_ones_clock() {
         let mut memory = memory();
         let clock = ClockOffset::new(Millis(1_000), Millis(61_000));
-        let (_, new) = memory.fold(ORIGIN, 0, &[slot(1, Body::Void)], clock, Millis(61_000));
+        let (_, new) = memory.fold(ORIGIN, 0, &[slot(1, Body::Void { failed: false })], clock, Millis(61_000));
         assert_eq!(decode_slot(&new[0]).unwrap()[0].at, Millis(60_005));
     }
 

@@ -81,7 +81,7 @@ mod tests {
     use warmpath_core::units::RequestId;
 
     fn record(number: u64, at: u64) -> Record {
-        Record { request: RequestId { origin: Origin(1), number }, at: Millis(at), body: Body::Void }
+        Record { request: RequestId { origin: Origin(1), number }, at: Millis(at), body: Body::Void { failed: false } }
     }
 
     #[test]

@@ -43,7 +43,9 @@ class Side:
 
     def __init__(self, folder: Path, wiring: str, clients: int, timeout_s: float, **options):
         folder.mkdir(parents=True)
-        self.folder, self.plain = folder, wiring == PLAIN
+        self.folder, self.plain, self.options = folder, wiring == PLAIN, options
+        self.breaks_filter = False
+        """Whether the fault is that the filter breaks."""
         self.stack = Stack(folder, wiring, **{"pods": PODS, "pod_options": POD, "live": True, **options})
         self.records_file = folder / "records.jsonl"
         self.load = Process(

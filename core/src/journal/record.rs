@@ -70,8 +70,11 @@ pub enum Body {
         /// Tokens generated.
         output: Option<Tokens>,
     },
-    /// It never reached the endpoint that it was routed to.
-    Void,
+    /// It never reached the endpoint that it was routed to, or was not computed there.
+    Void {
+        /// Whether that speaks against the endpoint: it refused, broke off, or answered that it cannot.
+        failed: bool,
+    },
     /// An endpoint holds this prompt (a refill, an event): warmth without load. Folding it twice is as folding it once.
     Warm {
         /// Who.
@@ -173,7 +176,9 @@ impl Record {
                     w.varint(tokens.map_or(0, |t| t.0.saturating_add(1)));
                 }
             }
-            Body::Void | Body::RefillWanted => {}
+            // Older readers take a longer record as well, and older writers' ends before the flag.
+            Body::Void { failed } if *failed => w.u8(1),
+            Body::Void { .. } | Body::RefillWanted => {}
             Body::Warm { endpoint, boundaries } => {
                 w.u64(endpoint.0);
                 write_boundaries(&mut w, boundaries);
@@ -204,7 +209,7 @@ impl Record {
                 let mut tokens = || Ok::<_, Truncated>(r.varint()?.checked_sub(1).map(Tokens));
                 Body::Done { prompt: tokens()?, cached: tokens()?, output: tokens()? }
             }
-            5 => Body::Void,
+            5 => Body::Void { failed: r.remaining() > 0 && r.u8()? != 0 },
             6 => Body::Warm { endpoint: EndpointId(r.u64()?), boundaries: read_boundaries(&mut r)? },
             7 => Body::Table { version: r.u64()? },
             8 => Body::RefillWanted,
@@ -233,7 +238,7 @@ impl Body {
             Self::Extend { .. } => 2,
             Self::FirstToken { .. } => 3,
             Self::Done { .. } => 4,
-            Self::Void => 5,
+            Self::Void { .. } => 5,
             Self::Warm { .. } => 6,
             Self::Table { .. } => 7,
             Self::RefillWanted => 8,
@@ -303,7 +308,7 @@ pub(crate) mod tests {
                 }
             ),
             (tokens(), tokens(), tokens()).prop_map(|(prompt, cached, output)| Body::Done { prompt, cached, output }),
-            Just(Body::Void),
+            any::<bool>().prop_map(|failed| Body::Void { failed }),
             (any::<u64>(), boundaries()).prop_map(|(e, b)| Body::Warm { endpoint: EndpointId(e), boundaries: b }),
             any::<u64>().prop_map(|version| Body::Table { version }),
             Just(Body::RefillWanted),
@@ -352,7 +357,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a_kind_of_a_later_version_is_left_out() {
-        let known = Record { request: RequestId { origin: Origin(1), number: 2 }, at: Millis(3), body: Body::Void };
+        let known = Record {
+            request: RequestId { origin: Origin(1), number: 2 },
+            at: Millis(3),
+            body: Body::Void { failed: true },
+        };
         let mut unknown = known.encode();
         unknown[0] = 200;
         unknown.extend_from_slice(b"more");

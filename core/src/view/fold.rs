@@ -24,10 +24,13 @@ impl View {
             Body::Extend { bytes, boundaries } => self.extend(key, *bytes, boundaries, at),
             Body::FirstToken { ttft } => self.first_token(key, *ttft, at),
             Body::Done { prompt, cached, output } => self.done(key, *prompt, *cached, *output, at),
-            Body::Void => {
+            Body::Void { failed } => {
                 if let Some(entry) = self.end(key, at)
-                    && self.by_id.get(&entry.endpoint) == Some(&entry.slot)
+                    && let Some(known) = current(&mut self.known, &entry)
                 {
+                    if *failed {
+                        known.failures.failed(at);
+                    }
                     self.index.retract(entry.slot, entry.last, entry.fresh);
                 }
             }
@@ -117,6 +120,7 @@ impl View {
         let entry = *entry;
         let Some(known) = current(&mut self.known, &entry) else { return };
         self.index.ready(entry.slot, entry.last);
+        known.failures.answered();
         known.load.first_token(entry.demand, known.prefill.likely(&self.prefill, at), at);
         let busy = known.load.in_flight() > known.load.decoding();
         let base = Seconds(self.base.value());
@@ -148,6 +152,9 @@ impl View {
         at: Millis,
     ) {
         let Some(entry) = self.end(key, at) else { return };
+        if let Some(known) = current(&mut self.known, &entry) {
+            known.failures.answered();
+        }
         self.correct(&entry, prompt, cached);
         if let Some(tokens) = output {
             self.output.add(tokens.0 as f64);

@@ -61,7 +61,7 @@ fn a_route_makes_warm_and_busy() {
 fn a_route_elsewhere_moves_the_load() {
     let mut v = view();
     v.fold(&record(1, 10, route(2, 7)), Millis(10));
-    v.fold(&record(1, 11, Body::Void), Millis(11));
+    v.fold(&record(1, 11, Body::Void { failed: false }), Millis(11));
     v.fold(&record(1, 11, route(3, 7)), Millis(11));
     let in_flight = |n| v.known(slot(&v, n)).unwrap().load.in_flight();
     assert_eq!((in_flight(2), in_flight(3), v.in_flight()), (0, 1, 1));

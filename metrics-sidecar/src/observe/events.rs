@@ -119,7 +119,7 @@ impl Event {
                 output_tokens: count(output),
                 ..event
             },
-            Body::Void => Self { event: "void".into(), ..event },
+            Body::Void { .. } => Self { event: "void".into(), ..event },
             _ => return None,
         })
     }

@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 from stack.process import free_port
 from stack.sidecar import Sidecar
@@ -66,7 +67,7 @@ def sidecar_restarted_twice(side: Side) -> Iterator[None]:
         side.sidecar.ready()
 
 
-def _without(ends: ExitStack, plain: bool) -> dict:
+def _without(ends: ExitStack, plain: bool, folder: Path) -> dict:
     at = f"127.0.0.1:{free_port()}"
     return {"sidecar": False, "feed": lambda _: at}
 

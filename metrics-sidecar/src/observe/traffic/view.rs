@@ -153,7 +153,7 @@ impl ViewTraffic {
                         self.count(at, now, |sum| sum.told(*prompt, *cached));
                     }
                 }
-                Body::Void => {
+                Body::Void { .. } => {
                     over.push(id);
                     self.void(id, now);
                 }
@@ -319,13 +319,14 @@ mod tests {
     fn a_request_that_went_elsewhere_counts_once_as_it_ended() {
         let mut view = view();
         take(&mut view, false, &[record(1, decided(Reason::Warm, 900)), record(1, route(1))]);
-        let again = [record(1, Body::Void), record(1, decided(Reason::Warm, 100)), record(1, route(2))];
+        let again =
+            [record(1, Body::Void { failed: false }), record(1, decided(Reason::Warm, 100)), record(1, route(2))];
         take(&mut view, false, &again);
         let now = view.status(SPANS, NOW).0.now;
         assert_eq!((now.requests, now.prompt_tokens, now.tokens_saved), (1, 1000, 100));
         assert_eq!(now.prefill_seconds_saved, 0.05);
         // One that reached nobody is a request, but saved nothing.
-        take(&mut view, false, &[record(1, Body::Void)]);
+        take(&mut view, false, &[record(1, Body::Void { failed: false })]);
         let now = view.status(SPANS, NOW).0.now;
         assert_eq!((now.requests, now.reasons["warm"], now.prompt_tokens, now.tokens_saved), (1, 1, 0, 0));
         assert_eq!(now.prefill_seconds_saved, 0.0);
@@ -380,6 +381,6 @@ mod tests {
         view.endpoints_at = Millis(NOW.0 - 500);
         let wants = |view: &ViewTraffic, body, now: u64| view.wants_endpoints(&[record(1, body)], Millis(now));
         assert!(!wants(&view, route(1), NOW.0) && wants(&view, route(9), NOW.0));
-        assert!(!wants(&view, route(9), NOW.0 - 450) && wants(&view, Body::Void, NOW.0 + 500));
+        assert!(!wants(&view, route(9), NOW.0 - 450) && wants(&view, Body::Void { failed: false }, NOW.0 + 500));
     }
 }
