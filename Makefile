@@ -37,6 +37,11 @@ test-e2e: build ## end-to-end tests on real Envoy, and the manifests
 test-chaos: build ## faults under load, beside plain Envoy: what fails, when hits are back (8 minutes a run; RUNS=5, ARGS="--help")
 	@$(PY) tests/chaos/matrix.py $(if $(RUNS),--runs $(RUNS)) $(ARGS)
 
+MINUTES ?= 30
+.PHONY: soak
+soak: build ## a long run with reloads, pod churn and sidecar restarts: does anything grow? (MINUTES=30)
+	@$(PY) tests/chaos/soak.py --minutes $(MINUTES) $(ARGS)
+
 .PHONY: test-monitoring
 test-monitoring: build $(VENV)/.monitoring ## dashboards, rules and scrape configuration on a real Prometheus and Envoy
 	@tests/tools/get-prometheus >/dev/null

@@ -26,6 +26,8 @@ class Axes:
     """Whether what is across is on one too."""
     label: str = "{:g}"
     """How a tick across is written."""
+    ticks: tuple[float, ...] = ()
+    """Where ticks across are; by default at each point."""
 
 
 def text(x: float, y: float, what: str, anchor: str = "middle", size: int = 12, more: str = "") -> str:
@@ -56,7 +58,7 @@ def panel(lines: Lines, axes: Axes, x0: float, y0: float, title: str) -> list[st
         y = at_y(tick)
         out.append(f'<line x1="{x0}" x2="{x0 + PANEL_W}" y1="{y:.1f}" y2="{y:.1f}" stroke="#e5e5e5"/>')
         out.append(text(x0 - 6, y + 4, f"{tick:g}", "end", 11))
-    out += [text(at_x(x), y0 + PANEL_H + 16, axes.label.format(x), size=11) for x in across]
+    out += [text(at_x(x), y0 + PANEL_H + 16, axes.label.format(x), size=11) for x in axes.ticks or across]
     for name in reversed(axes.colours):
         if line := lines.get(name):
             path = " ".join(f"{at_x(a):.1f},{at_y(v):.1f}" for a, v in sorted(line))

@@ -45,7 +45,8 @@ def hits(records: list[Record], lost: list[tuple[str, float]]) -> list[Hit]:
         before = [r for r in held[record.conversation] if r.end <= record.start and kept(r, record.start)]
         longest = max((r.prompt_tokens - TAIL for r in before), default=0)
         allowed = max(longest // BLOCK * BLOCK, shared)
-        result.append(Hit(record.start, min(record.cached_tokens or 0, allowed), allowed))
+        cached = 0 if record.failure else record.cached_tokens or 0
+        result.append(Hit(record.start, min(cached, allowed), allowed))
     return result
 
 

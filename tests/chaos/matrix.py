@@ -61,6 +61,7 @@ def run(fault: Fault, wiring: str, folder: Path, times: Times) -> dict:
         sides = both(pool, start, [wiring, PLAIN])
         breaking = [fault.run(side) for side in sides]
         began = time.time()
+        both(pool, Side.begin, sides)
         time.sleep(times.before)
         broke = time.time()
         both(pool, next, breaking)

@@ -48,15 +48,8 @@ class Side:
         """Whether the fault is that the filter breaks."""
         self.stack = Stack(folder, wiring, **{"pods": PODS, "pod_options": POD, "live": True, **options})
         self.records_file = folder / "records.jsonl"
-        self.load = Process(
-            "clients",
-            [
-                *(paths.BENCH, "clients", "--url", self.stack.envoy.url, "--records", self.records_file),
-                *("--clients", clients, "--timeout-s", timeout_s),
-            ],
-            folder / "clients.log",
-        )
-        self.timeout_s = timeout_s
+        self.load: Process | None = None
+        self.clients, self.timeout_s = clients, timeout_s
         self.lost: list[tuple[str, float]] = []
         """Caches that were lost, by address, and when."""
         self.killed: list[tuple[str, float]] = []
@@ -65,6 +58,12 @@ class Side:
         """When the fault was over, where that was before its time."""
         self.notes: dict[str, object] = {}
         """What else a fault found worth telling."""
+
+    def begin(self) -> None:
+        """The clients begin."""
+        to = ["--url", self.stack.envoy.url, "--records", self.records_file]
+        options = ["--clients", self.clients, "--timeout-s", self.timeout_s]
+        self.load = Process("clients", [paths.BENCH, "clients", *to, *options], self.folder / "clients.log")
 
     @property
     def envoy(self):
@@ -96,5 +95,6 @@ class Side:
         return begun and any(record.pod == pod and record.start <= at <= record.end + 0.5 for pod, at in self.killed)
 
     def stop(self) -> None:
-        self.load.kill()
+        if self.load:
+            self.load.kill()
         self.stack.stop()

@@ -15,12 +15,16 @@ import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
 
 from chaos.faults.gateway import change, new_build  # noqa: E402
 from chaos.series import Series, trend  # noqa: E402
 from chaos.side import POD, Side  # noqa: E402
+from plots import DOCS, Axes, Lines, page  # noqa: E402
 from stack import paths  # noqa: E402
 
 SAMPLE_S = 5.0
@@ -75,6 +79,7 @@ def soak(minutes: float, folder: Path) -> dict:
         pod = {**POD, "kv_tokens": 200_000}
         side = Side(folder, "buffered", clients=32, timeout_s=5.0, pod_options=pod)
         ends.callback(side.stop)
+        side.begin()
         began = time.monotonic()
         due_change, due_sample = CHANGE_S, 0.0
         what = changes(side)
@@ -119,12 +124,31 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
+def plot(result: dict) -> str:
+    """Means of each two minutes."""
+    shown = {"Envoy, MB": "#d55e00", "Envoy's heap, MB": "#e69f00", "sidecar, MB": "#0072b2", "wasm VMs": "#009e73"}
+    lines: Lines = {}
+    for name in shown:
+        buckets: dict[int, list[float]] = {}
+        for at, value in result["series"][name]:
+            buckets.setdefault(int(at // 120) * 2 + 1, []).append(value)
+        lines[name] = [(minute, mean(values)) for minute, values in buckets.items()]
+    axes = Axes(shown, ("Envoy, MB",), log=True, label="{:g}", ticks=(0, 10, 20, 30))
+    return page("Long run: memory and VMs", "Across: minutes.", [("32 clients, a change each ten seconds", lines)], axes)
+
+
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--minutes", type=float, default=30.0)
     p.add_argument("--out", type=Path, default=paths.TARGET / "soak" / "result.json")
+    p.add_argument("--plot", action="store_true", help="only draw docs/plots/soak.svg, of what --out holds")
     options = p.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.plot:
+        result = json.loads(options.out.read_text())
+        (DOCS / "plots" / "soak.svg").write_text(plot(result))
+        print(table(result))
+        return 0
     with tempfile.TemporaryDirectory(prefix="warmpath-soak-") as folder:
         result = soak(options.minutes, Path(folder) / "side")
     options.out.write_text(json.dumps(result, indent=1) + "\n")
