@@ -1,6 +1,13 @@
-"""Rows of the fault matrix: one a fault, over all runs."""
+"""Rows of the fault matrix: one a fault, over all runs. Run by itself, it puts the table into docs/faults.md."""
 
+import json
+import sys
 from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from stack import paths  # noqa: E402
 
 
 def line(row: dict) -> str:
@@ -50,3 +57,15 @@ def table(rows: list[dict]) -> str:
             f"{row['streams_cut']}, {row['streams_cut_plain']} | {row['runs_with_more']} of {row['runs']} | {back} |"
         )
     return "\n".join(lines)
+
+
+def main() -> None:
+    page = paths.ROOT / "docs" / "faults.md"
+    rows = json.loads((paths.TARGET / "chaos" / "result.json").read_text())
+    before, rest = page.read_text().split("<!-- matrix -->\n", 1)
+    _, after = rest.split("<!-- /matrix -->", 1)
+    page.write_text(f"{before}<!-- matrix -->\n{table(rows)}\n<!-- /matrix -->{after}")
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,8 @@ def test_a_fault_under_load(name: str, tmp_path):
     assert row["sent"] > 200 and row["sent_plain"] > 200
     if name not in COSTS:
         assert (row["failed"], row["reasons"]) == (0, {})
-    assert row["recovered_s"] is not None, row["hits"]
+    # Whether they are back in time is for the long version: a busy machine would decide it here.
+    assert row["hits"]["after"] > max(0.75, row["hits_plain"]["after"]), (row["hits"], row["hits_plain"])
 
 
 def test_the_trap_is_put_where_it_is_wanted():
