@@ -10,7 +10,7 @@ from .faults import FAULTS
 from .matrix import Times, run
 from .wasm import trapping
 
-SHORT = Times(before=1.0, during=1.0, after=3.5, timeout=2.0)
+SHORT = Times(before=1.0, during=1.0, after=3.0, timeout=2.0)
 # Requests are lost by plain Envoy as well.
 COSTS = {
     "gateway restarted",
@@ -24,7 +24,15 @@ COSTS = {
     "pod slow by 10x",
 }
 # As another one, with another number: only in the long version.
-ALIKE = {"pod answers 503", "pod answers 429", "table is truncated", "table of an older format", "sidecar slow"}
+ALIKE = {
+    "pod answers 503",
+    "pod answers 429",
+    "half of the pods killed",
+    "table is truncated",
+    "table of an older format",
+    "table of a newer format",
+    "sidecar slow",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in ALIKE])
@@ -35,7 +43,8 @@ def test_a_fault_under_load(name: str, tmp_path):
     if name not in COSTS:
         assert (row["failed"], row["reasons"]) == (0, {})
     # Whether they are back in time is for the long version: a busy machine would decide it here.
-    assert row["hits"]["after"] > max(0.75, row["hits_plain"]["after"]), (row["hits"], row["hits_plain"])
+    # Unsteered it is about 0.6, as `sidecar absent at the start` shows.
+    assert row["hits"]["after"] > 0.8, row["hits"]
 
 
 def test_the_trap_is_put_where_it_is_wanted():
