@@ -88,6 +88,13 @@ pub struct Seconds(pub f64);
 pub struct Millis(pub u64);
 
 impl Millis {
+    /// The moment of that many nanoseconds since the epoch.
+    #[must_use]
+    pub fn of_nanos(nanos: u64) -> Self {
+        const MILLION: std::num::NonZeroU64 = std::num::NonZeroU64::new(1_000_000).unwrap();
+        Self(nanos / MILLION)
+    }
+
     /// How long after `earlier` this is; zero when the clock was stepped back in between.
     #[must_use]
     pub fn since(self, earlier: Self) -> Seconds {

@@ -3,7 +3,7 @@
 //! An explanation shows what is cached where, also of others' prompts to who can guess them. So it is only for who
 //! knows the operator's secret.
 
-use crate::host::Host;
+use crate::host::{Headers, Host};
 use crate::stats::{Counter, Stats};
 use crate::worker::Worker;
 use proxy_wasm::types::Action;
@@ -30,9 +30,9 @@ pub enum Asked {
 }
 
 /// Whether the request at hand asks why.
-pub fn asked(host: &dyn Host, config: &Config) -> Asked {
-    let Some(secret) = host.request_header(EXPLAIN) else { return Asked::No };
-    if !config.explain_secret.is_empty() && are_equal(secret.as_bytes(), config.explain_secret.as_bytes()) {
+pub fn asked(headers: &Headers, config: &Config) -> Asked {
+    let Some(secret) = headers.bytes(EXPLAIN) else { return Asked::No };
+    if !config.explain_secret.is_empty() && are_equal(secret, config.explain_secret.as_bytes()) {
         Asked::Allowed
     } else {
         Asked::Refused

@@ -13,8 +13,11 @@ mod envoy;
 pub use envoy::Envoy;
 #[cfg(any(test, fuzzing))]
 pub mod fake;
+mod headers;
 #[cfg(any(test, fuzzing))]
 mod unlinked;
+
+pub use headers::Headers;
 
 /// The host refused, with its status number (proxy-wasm's `WasmResult`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,17 +66,15 @@ pub trait Host {
     /// # Errors
     /// [`HostError`] when the host refuses.
     fn set_property(&self, path: &[&str], value: &[u8]) -> Result<(), HostError>;
-    /// Whether there is a request header of that name, whatever its bytes.
-    fn has_request_header(&self, name: &str) -> bool;
-    /// A request header.
-    fn request_header(&self, name: &str) -> Option<String>;
+    /// All request headers; none when the host refuses.
+    fn request_headers(&self) -> Headers;
     /// Sets or (with `None`) removes a request header.
     ///
     /// # Errors
     /// [`HostError`] when the host refuses, as it does once headers have gone on.
     fn set_request_header(&self, name: &str, value: Option<&str>) -> Result<(), HostError>;
-    /// A response header.
-    fn response_header(&self, name: &str) -> Option<String>;
+    /// All response headers; none when the host refuses.
+    fn response_headers(&self) -> Headers;
     /// Adds a response header.
     ///
     /// # Errors
@@ -128,16 +129,16 @@ pub trait Host {
 
     /// Milliseconds since the Unix epoch.
     fn now(&self) -> Millis {
-        Millis(micros(self.nanos()) / MILLI)
+        Millis::of_nanos(self.nanos())
     }
 }
 
-const MILLI: std::num::NonZeroU64 = std::num::NonZeroU64::new(1000).unwrap();
+const THOUSAND: std::num::NonZeroU64 = std::num::NonZeroU64::new(1000).unwrap();
 
 /// Whole microseconds.
 #[must_use]
 pub fn micros(nanos: u64) -> u64 {
-    nanos / MILLI
+    nanos / THOUSAND
 }
 
 /// A host's shared data.

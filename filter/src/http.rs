@@ -21,12 +21,15 @@ use warmpath_core::journal::Body;
 use warmpath_core::placement::{Priority, Reason};
 use warmpath_core::request::{ApiKind, LoadOnly, Prompt, Reader, stored_response};
 use warmpath_core::router::Request;
-use warmpath_core::units::{ResponseKey, Seconds, Tokens};
+use warmpath_core::units::{Millis, ResponseKey, Seconds, Tokens};
 
 /// What a client is told that gets 429, in the form of both OpenAI's and Anthropic's errors.
 const SHED: &[u8] = br#"{"type":"error","error":{"type":"rate_limit_error","message":"all model servers are busy","param":null,"code":429}}"#;
 /// Longest time, in seconds, that a client is asked to wait before it tries again.
 const LONGEST_RETRY_AFTER: f64 = 60.0;
+
+/// So many bytes of a body that is held back are read at a time, if it goes on: each fetch costs two calls.
+const READ_STEP: usize = 64 * 1024;
 
 /// Longest model name, in bytes, that is told to Envoy's routes.
 const LONGEST_MODEL: usize = 256;
@@ -40,8 +43,12 @@ pub struct Http {
     priority: Priority,
     /// It asks why, and may.
     explain: bool,
+    /// How long it takes is measured.
+    timed: bool,
     read_us: u64,
-    /// Bytes of the body at hand that were read already, while chunks pile up.
+    /// Bytes of the body at hand, while chunks pile up.
+    held: usize,
+    /// Of these, bytes that were read already.
     consumed: usize,
 }
 
@@ -65,7 +72,9 @@ impl Http {
             api: ApiKind::Other,
             priority: Priority::default(),
             explain: false,
+            timed: false,
             read_us: 0,
+            held: 0,
             consumed: 0,
         }
     }
@@ -74,21 +83,22 @@ impl Http {
         let shared = Rc::clone(&self.worker);
         let Ok(mut worker) = shared.try_borrow_mut() else { return Action::Continue };
         // Whatever the mode: a client must not choose its own pod or cache.
+        let headers = self.host.request_headers();
         for name in [DESTINATION, RANK] {
-            if self.host.has_request_header(name) {
+            if headers.has(name) {
                 worker.stats.add(Counter::ClientHeaderStripped, 1);
                 if self.host.set_request_header(name, None).is_err() {
                     worker.stats.add(Counter::HostErrors, 1);
                 }
             }
         }
-        let asked = explain::asked(&*self.host, &worker.config);
+        let asked = explain::asked(&headers, &worker.config);
         if worker.config.mode == Mode::Off {
             return if asked == Asked::No { Action::Continue } else { explain::refuse(&*self.host, &worker.stats) };
         }
-        let method = self.host.request_header(":method").unwrap_or_default();
-        let path = self.host.request_header(":path").unwrap_or_default();
-        let Some(api) = ApiKind::of(&method, &path, &worker.config.path_prefix) else {
+        let method = headers.text(":method").unwrap_or_default();
+        let path = headers.text(":path").unwrap_or_default();
+        let Some(api) = ApiKind::of(method, path, &worker.config.path_prefix) else {
             // Nothing to explain; but no secret for whoever serves it.
             if asked != Asked::No && self.host.set_request_header(explain::EXPLAIN, None).is_err() {
                 worker.stats.add(Counter::HostErrors, 1);
@@ -101,24 +111,26 @@ impl Http {
             Asked::Refused => return explain::refuse(&*self.host, &worker.stats),
         }
         self.api = api;
+        self.timed = worker.stats.is_timed();
         let routes_by = &worker.config.model_header;
-        if !routes_by.is_empty()
-            && self.host.has_request_header(routes_by)
-            && self.host.set_request_header(routes_by, None).is_err()
-        {
+        if !routes_by.is_empty() && headers.has(routes_by) && self.host.set_request_header(routes_by, None).is_err() {
             worker.stats.add(Counter::HostErrors, 1);
         }
         let by = &worker.config.saturation.priority_header;
         if !by.is_empty() {
-            self.priority = self.host.request_header(by).map_or(Priority::default(), |header| Priority::of(&header));
+            self.priority = headers.text(by).map_or(Priority::default(), Priority::of);
         }
         if api == ApiKind::Stored {
             // It costs the pods nothing: never refused.
             self.priority = Priority(i64::MAX);
-            let response = stored_response(&path, &worker.config.path_prefix);
+            let response = stored_response(path, &worker.config.path_prefix);
             return self.place(&mut worker, Err(LoadOnly::Stateful), response, None);
         }
-        let why = if end { Some(LoadOnly::Empty) } else { api.unread(|| self.host.request_header("content-encoding")) };
+        let why = if end {
+            Some(LoadOnly::Empty)
+        } else {
+            api.unread(|| headers.text("content-encoding").map(str::to_owned))
+        };
         if let Some(why) = why {
             return self.place(&mut worker, Err(why), None, None);
         }
@@ -142,15 +154,23 @@ impl Http {
         }
     }
 
+    fn is_streaming(&self) -> bool {
+        self.worker.try_borrow().is_ok_and(|worker| worker.config.wiring == Wiring::Streaming)
+    }
+
     fn read(&mut self, size: usize, end: bool) -> Action {
         let Stage::Reading(reader) = &mut self.stage else { return Action::Continue };
         let shared = Rc::clone(&self.worker);
         let Ok(mut worker) = shared.try_borrow_mut() else { return Action::Continue };
         let streaming = worker.config.wiring == Wiring::Streaming;
-        let before = self.host.nanos();
         // While the body is held back, it is given whole each time; what goes on is given once.
         let start = if streaming { self.consumed } else { 0 };
         let new = size.saturating_sub(start);
+        self.held = size;
+        if streaming && !end && new < READ_STEP && size < worker.config.limits.decide_at_bytes {
+            return Action::Pause;
+        }
+        let before = if self.timed { self.host.nanos() } else { 0 };
         if new > 0 {
             if let Some(chunk) = self.host.request_body(start, new) {
                 reader.feed(&chunk);
@@ -158,7 +178,9 @@ impl Http {
             self.consumed = size;
             worker.stats.add(Counter::BytesRead, new as u64);
         }
-        self.read_us += micros(self.host.nanos().saturating_sub(before));
+        if self.timed {
+            self.read_us += micros(self.host.nanos().saturating_sub(before));
+        }
         if !(end || reader.is_complete()) {
             if !streaming {
                 return Action::Continue;
@@ -175,7 +197,9 @@ impl Http {
         let mut reader = reader;
         let complete = end || reader.is_complete();
         let read = if complete { reader.finish() } else { Err(LoadOnly::TooLarge) };
-        worker.stats.record(Histogram::ReadTime, self.read_us);
+        if self.timed {
+            worker.stats.record(Histogram::ReadTime, self.read_us);
+        }
         let action = self.place(worker, read, reader.previous(), reader.model());
         if let Stage::Decided(placed) = &mut self.stage
             && !complete
@@ -201,7 +225,12 @@ impl Http {
         let id = worker.new_request();
         self.name_model(worker, read.as_ref().ok().and_then(|prompt| prompt.model.as_deref()).or(model));
         let request = Request::new(read.as_ref().map_err(|why| *why), stored, model);
-        let decision = worker.decide(request, self.priority);
+        let before = self.host.nanos();
+        let now = Millis::of_nanos(before);
+        let decision = worker.decide(request, self.priority, now);
+        if self.timed {
+            worker.stats.record(Histogram::DecideTime, micros(self.host.nanos().saturating_sub(before)));
+        }
         if let Err(why) = read
             && decision.reason != Reason::Pinned
         {
@@ -218,7 +247,7 @@ impl Http {
                 Ok(()) => {
                     worker.stats.add(Counter::Refused, 1);
                     let predicted = decision.choices.first().map(|c| c.predicted);
-                    worker.journal(id, vec![told(&decision, false, Tokens(0), predicted)]);
+                    worker.journal_soon(id, [told(&decision, false, Tokens(0), predicted)], now);
                     return Action::Pause;
                 }
                 Err(_) => worker.stats.add(Counter::HostErrors, 1),
@@ -231,7 +260,7 @@ impl Http {
             prompt: read.unwrap_or_default(),
             decision,
             steered: false,
-            sent_at: self.host.now(),
+            sent_at: now,
             routed: None,
             matched: Tokens(0),
             answer: None,
@@ -240,10 +269,10 @@ impl Http {
         };
         if placed.decision.choices.is_empty() {
             // Where it goes may never be known.
-            worker.journal(id, vec![told(&placed.decision, false, Tokens(0), None)]);
+            worker.journal_soon(id, [told(&placed.decision, false, Tokens(0), None)], now);
         }
         if steers {
-            placed.steer(&*self.host, worker);
+            placed.steer(&*self.host, worker, now);
         } else if !placed.decision.choices.is_empty() {
             worker.stats.add(Counter::Watched, 1);
         }
@@ -278,7 +307,7 @@ impl Http {
         worker.stats.add(Counter::Extended, 1);
         if placed.routed.is_some() && !placed.done {
             let body = Body::Extend { bytes: prompt.bytes, boundaries: prompt.boundaries.clone() };
-            worker.journal(placed.id, vec![body]);
+            worker.journal(placed.id, [body], self.host.now());
         }
         placed.prompt = prompt;
     }
@@ -292,20 +321,21 @@ impl Http {
         }
         let Some(address) = address else {
             // A local reply: it reached nobody.
-            placed.finish(&*self.host, &mut worker);
+            placed.finish(&*self.host, &mut worker, self.host.now());
             return;
         };
         placed.answered = true;
-        let status = self.host.response_header(":status").and_then(|s| s.parse::<u32>().ok()).unwrap_or(0);
-        placed.locate(&mut worker, &address);
+        let headers = self.host.response_headers();
+        let status = headers.text(":status").and_then(|s| s.parse::<u32>().ok()).unwrap_or(0);
+        placed.locate(&*self.host, &mut worker, &address);
         if status >= 400 {
             worker.stats.add(Counter::UpstreamErrors, 1);
             // Other errors are the request's own.
-            placed.void(&mut worker, status >= 500 || status == 429);
+            placed.void(&mut worker, status >= 500 || status == 429, self.host.now());
             return;
         }
-        let kind = self.host.response_header("content-type").unwrap_or_default();
-        let compressed = self.host.response_header("content-encoding").is_some();
+        let kind = headers.text("content-type").unwrap_or_default();
+        let compressed = headers.has("content-encoding");
         placed.answer = if compressed {
             None
         } else if kind.starts_with("text/event-stream") {
@@ -316,30 +346,44 @@ impl Http {
             None
         };
         if end {
-            placed.finish(&*self.host, &mut worker);
+            let now = self.host.now();
+            placed.finish(&*self.host, &mut worker, now);
+            worker.share_if_quiet(&self.worker, now);
         }
     }
 
     fn response_body(&mut self, size: usize, end: bool) {
         let Stage::Decided(placed) = &mut self.stage else { return };
         let Ok(mut worker) = self.worker.try_borrow_mut() else { return };
+        let mut first = false;
         if let Some(answer) = &mut placed.answer
             && size > 0
             && let Some(chunk) = self.host.response_body(0, size)
-            && answer.feed(&chunk)
         {
-            placed.first_token(&*self.host, &mut worker);
+            first = answer.feed(&chunk);
+        }
+        if !(first || end) {
+            return;
+        }
+        let now = self.host.now();
+        if first {
+            placed.first_token(&*self.host, &mut worker, now, end);
         }
         if end {
-            placed.finish(&*self.host, &mut worker);
+            placed.finish(&*self.host, &mut worker, now);
+            worker.share_if_quiet(&self.worker, now);
         }
     }
 
     /// The request is over, however it went.
     fn over(&mut self) {
         let Ok(mut worker) = self.worker.try_borrow_mut() else { return };
-        if let Stage::Decided(placed) = &mut self.stage {
-            placed.finish(&*self.host, &mut worker);
+        if let Stage::Decided(placed) = &mut self.stage
+            && !placed.done
+        {
+            let now = self.host.now();
+            placed.finish(&*self.host, &mut worker, now);
+            worker.share_if_quiet(&self.worker, now);
         }
     }
 }
@@ -368,8 +412,7 @@ impl HttpContext for Http {
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
         // The body ended without saying so.
         if matches!(self.stage, Stage::Reading(_)) {
-            let shared = Rc::clone(&self.worker);
-            return shared.try_borrow_mut().map_or(Action::Continue, |mut worker| self.decide(&mut worker, true));
+            return self.read(if self.is_streaming() { self.held } else { 0 }, true);
         }
         self.read_extension(0, true);
         Action::Continue

@@ -41,7 +41,7 @@ pub struct Placed {
 
 impl Placed {
     /// Names the chosen endpoints to Envoy.
-    pub(crate) fn steer(&mut self, host: &dyn Host, worker: &mut Worker) {
+    pub(crate) fn steer(&mut self, host: &dyn Host, worker: &mut Worker, now: Millis) {
         let Some(first) = self.decision.choices.first() else { return };
         let (endpoint, matched, rank) = (first.id, first.matched, first.rank);
         let addresses: Vec<&str> = self.decision.choices.iter().map(|c| c.address.as_str()).collect();
@@ -58,7 +58,7 @@ impl Placed {
         }
         worker.stats.add(Counter::Steered, 1);
         self.steered = true;
-        self.route(worker, endpoint, matched);
+        self.route(worker, endpoint, matched, now);
     }
 
     /// The data-parallel rank that vLLM was told.
@@ -66,7 +66,7 @@ impl Placed {
         self.decision.choices.first().filter(|_| self.steered)?.rank
     }
 
-    pub(crate) fn route(&mut self, worker: &mut Worker, endpoint: EndpointId, matched: Tokens) {
+    pub(crate) fn route(&mut self, worker: &mut Worker, endpoint: EndpointId, matched: Tokens, now: Millis) {
         let mut bodies = Vec::with_capacity(3);
         if self.routed.is_some() {
             // Envoy went elsewhere: whom it was named to, it did not reach, or got no answer of.
@@ -81,7 +81,7 @@ impl Placed {
         });
         self.routed = Some(endpoint);
         self.matched = matched;
-        worker.journal(self.id, bodies);
+        worker.journal(self.id, bodies, now);
     }
 
     /// The predicted time to first token at an endpoint that was named.
@@ -90,11 +90,11 @@ impl Placed {
     }
 
     /// What really happened counts: Envoy may have retried, skipped a named endpoint, or chosen by itself.
-    pub(crate) fn locate(&mut self, worker: &mut Worker, address: &str) {
+    pub(crate) fn locate(&mut self, host: &dyn Host, worker: &mut Worker, address: &str) {
         let Some((endpoint, matched)) = worker.at_address(address, self.rank(), &self.prompt.boundaries) else {
             if self.routed.is_some() {
                 worker.stats.add(Counter::Rerouted, 1);
-                self.void(worker, true);
+                self.void(worker, true, host.now());
             }
             return;
         };
@@ -105,14 +105,15 @@ impl Placed {
             } else if let Some(choice) = self.decision.choices.first() {
                 worker.stats.add(Counter::ShadowWonTokens, choice.matched.saturating_sub(matched).0);
             }
-            self.route(worker, endpoint, matched);
+            self.route(worker, endpoint, matched, host.now());
         }
         worker.stats.add(Counter::PromptTokens, self.decision.prompt.0);
         worker.stats.add(Counter::PredictedHitTokens, self.matched.0);
     }
 
-    pub(crate) fn first_token(&mut self, host: &dyn Host, worker: &mut Worker) {
-        let ttft = host.now().since(self.sent_at);
+    /// `ended`: so is the whole answer, with the same bytes.
+    pub(crate) fn first_token(&mut self, host: &dyn Host, worker: &mut Worker, now: Millis, ended: bool) {
+        let ttft = now.since(self.sent_at);
         let warm = is_warm(self.matched, self.decision.prompt);
         worker.stats.ttft(self.decision.pool, warm, (ttft.0 * 1000.0) as u64);
         if let Some(predicted) = self.routed.and_then(|endpoint| self.predicted(endpoint)) {
@@ -122,30 +123,31 @@ impl Placed {
             note(host, "ttft_ms", &format!("{:.1}", ttft.0 * 1000.0));
         }
         if self.routed.is_some() && !self.done {
-            worker.journal(self.id, vec![Body::FirstToken { ttft }]);
+            let body = Body::FirstToken { ttft };
+            if ended { worker.journal_soon(self.id, [body], now) } else { worker.journal(self.id, [body], now) }
         }
     }
 
     /// It was not computed where it went. `failed`: see [`Body::Void`].
-    pub(crate) fn void(&mut self, worker: &mut Worker, failed: bool) {
+    pub(crate) fn void(&mut self, worker: &mut Worker, failed: bool, now: Millis) {
         if self.routed.take().is_some() && !self.done {
-            worker.journal(self.id, vec![Body::Void { failed }]);
+            worker.journal(self.id, [Body::Void { failed }], now);
         }
         self.done = true;
     }
 
-    pub(crate) fn finish(&mut self, host: &dyn Host, worker: &mut Worker) {
+    pub(crate) fn finish(&mut self, host: &dyn Host, worker: &mut Worker, now: Millis) {
         if self.done {
             return;
         }
         if !self.answered {
             worker.stats.add(Counter::Unanswered, 1);
-            self.void(worker, false);
+            self.void(worker, false, now);
             return;
         }
         if self.answer.as_ref().is_some_and(Answer::is_silent) {
             // The client gave up, or the pod did, before the prompt was computed.
-            self.void(worker, false);
+            self.void(worker, false, now);
             return;
         }
         let usage = self.answer.as_ref().map(Answer::usage).unwrap_or_default();
@@ -175,7 +177,11 @@ impl Placed {
             let body = Body::Done { prompt: usage.prompt, cached: usage.cached, output: usage.output };
             let made = if self.api == ApiKind::Responses { self.answer.as_ref().and_then(Answer::id) } else { None };
             let stored = made.map(|response| Body::Stored { response, endpoint });
-            worker.journal(self.id, stored.into_iter().chain([body]).collect());
+            match stored {
+                // The next request of the conversation may come at once, by any worker.
+                Some(stored) => worker.journal(self.id, [stored, body], now),
+                None => worker.journal_soon(self.id, [body], now),
+            }
         }
         self.done = true;
     }

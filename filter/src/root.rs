@@ -55,11 +55,13 @@ impl Root {
         let worker = Worker::new(Rc::clone(&self.host), Rc::new(config), &json);
         if refused {
             worker.stats.add(Counter::ConfigErrors, 1);
+            // A VM that only tries a configuration has no ticks.
+            worker.stats.flush();
         }
         self.worker = Some(Rc::new(RefCell::new(worker)));
     }
 
-    fn with_worker(&self, act: impl FnOnce(&mut Worker)) {
+    pub(crate) fn with_worker(&self, act: impl FnOnce(&mut Worker)) {
         if let Some(worker) = &self.worker
             && let Ok(mut worker) = worker.try_borrow_mut()
         {

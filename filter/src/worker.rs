@@ -3,12 +3,13 @@
 //! Kept in the root context, never in statics: plugins with the same code may share one VM.
 
 use crate::feed::{Feed, Greeting, Work, journal_prefix, tables};
-use crate::host::{Host, Level, SharedData, StreamToken, micros, random};
-use crate::stats::{Counter, Gauge, Histogram, Stats};
+use crate::host::{Host, Level, SharedData, StreamToken, random};
+use crate::stats::{Counter, Gauge, Stats};
+use std::cell::RefCell;
 use std::rc::Rc;
 use warmpath_core::config::{Config, Mode};
 use warmpath_core::explain::{Explanation, Question};
-use warmpath_core::journal::{ABSENT, Body, Caught, Record, Ring, Store, decode_slot, encode_slot};
+use warmpath_core::journal::{ABSENT, Body, Caught, Record, Ring, Store, add_records, decode_slot, encode_slot};
 use warmpath_core::placement::Priority;
 use warmpath_core::prefix::{Boundary, FINGERPRINT};
 use warmpath_core::request::{ApiKind, Prompt, Reader};
@@ -21,6 +22,9 @@ use warmpath_core::view::View;
 const APPEND_RETRIES: u32 = 64;
 /// At most one refill is asked for in this time.
 const REFILL_EVERY_MS: u64 = 10_000;
+
+/// Records that may wait are shared when they are more bytes than this, if nothing takes them along before.
+const MOST_WAITING: usize = 4096;
 
 /// The VM that is the feed tells its mode this often: it may count again after another configuration did.
 const MODE_EVERY: Seconds = Seconds(10.0);
@@ -38,6 +42,8 @@ pub struct Worker {
     router: Router,
     prefix: String,
     ring: Option<Ring>,
+    /// A slot of records that other VMs were not told yet.
+    waiting: Vec<u8>,
     origin: Origin,
     feed: Feed,
     vm: u64,
@@ -62,6 +68,7 @@ impl Worker {
             view: View::new(config.view_limits()),
             router: Router::new(&config),
             ring: None,
+            waiting: Vec::new(),
             origin: Origin(0),
             feed: Feed::new(vm, &prefix, config.limits.journal_slots, &told),
             prefix,
@@ -94,8 +101,13 @@ impl Worker {
         RequestId { origin: self.origin, number: (self.vm << 32) | (self.requests & 0xffff_ffff) }
     }
 
-    /// Folds, keeps the feed, sets the gauges.
+    /// Shares what waits, folds, keeps the feed, sets the gauges, tells what was counted.
     pub fn tick(&mut self) {
+        self.turn();
+        self.stats.flush();
+    }
+
+    fn turn(&mut self) {
         if self.config.mode == Mode::Off {
             // Each time: while Envoy drains an older configuration, that one's feed tells its mode now and then.
             self.set_mode();
@@ -107,6 +119,7 @@ impl Worker {
             self.feed.announce(&*self.host);
             self.warm_up(now);
         }
+        self.share_waiting(now);
         self.catch_up(now, self.config.limits.fold_slots.saturating_mul(4));
         self.ask_for_refill(now);
         let greeting = Greeting {
@@ -146,13 +159,10 @@ impl Worker {
     }
 
     /// Decides where a request goes.
-    pub fn decide(&mut self, request: Request<'_>, priority: Priority) -> Decision {
-        let before = self.host.nanos();
-        let now = Millis(micros(micros(before)));
+    pub fn decide(&mut self, request: Request<'_>, priority: Priority, now: Millis) -> Decision {
         self.catch_up(now, self.config.limits.fold_slots);
         let decision = self.router.decide(&self.config, &self.view, request, priority, now);
         self.stats.decision(decision.pool, decision.reason);
-        self.stats.record(Histogram::DecideTime, micros(self.host.nanos().saturating_sub(before)));
         decision
     }
 
@@ -171,10 +181,20 @@ impl Worker {
     }
 
     /// Appends what happened to a request.
-    pub fn journal(&mut self, request: RequestId, bodies: Vec<Body>) {
-        let at = self.host.now();
+    pub fn journal(&mut self, request: RequestId, bodies: impl IntoIterator<Item = Body>, at: Millis) {
         let records: Vec<_> = bodies.into_iter().map(|body| Record { request, at, body }).collect();
         self.append(&records, at);
+    }
+
+    /// The same, for what others need not know at once: it goes with the next append, with
+    /// [`Self::share_if_quiet`], or at the next tick.
+    pub fn journal_soon(&mut self, request: RequestId, bodies: impl IntoIterator<Item = Body>, at: Millis) {
+        let records: Vec<_> = bodies.into_iter().map(|body| Record { request, at, body }).collect();
+        self.note_own(&records);
+        self.fold(&records, at);
+        if self.waiting.len() > MOST_WAITING {
+            self.share_waiting(at);
+        }
     }
 
     /// The endpoint behind an address of Envoy's and a data-parallel rank, and how much of a prompt it holds.
@@ -190,12 +210,40 @@ impl Worker {
     }
 
     fn append(&mut self, records: &[Record], now: Millis) {
-        let payload = encode_slot(records);
+        self.note_own(records);
+        self.share_waiting(now);
+        // Even what could not be shared is known here.
+        self.fold(records, now);
+    }
+
+    /// Shares what waits when no other request of this VM is under way, whose records would take it along: other VMs
+    /// would see a load that is no more until the next tick. `me` is held by the root and by each request.
+    pub fn share_if_quiet(&mut self, me: &Rc<RefCell<Self>>, now: Millis) {
+        if Rc::strong_count(me) <= 2 {
+            self.share_waiting(now);
+        }
+    }
+
+    fn note_own(&mut self, records: &[Record]) {
         self.stats.add(Counter::JournalAppended, records.len() as u64);
-        self.append_payload(&payload, now);
+        add_records(&mut self.waiting, records);
+    }
+
+    fn share_waiting(&mut self, now: Millis) {
+        if !self.waiting.is_empty() {
+            let mut payload = std::mem::take(&mut self.waiting);
+            self.share(&payload, now);
+            payload.clear();
+            self.waiting = payload;
+        }
     }
 
     fn append_payload(&mut self, payload: &[u8], now: Millis) {
+        self.share(payload, now);
+        self.fold_payload(payload, now);
+    }
+
+    fn share(&mut self, payload: &[u8], now: Millis) {
         self.open(now);
         if let Some(mut ring) = self.ring.take() {
             let host = Rc::clone(&self.host);
@@ -207,16 +255,17 @@ impl Worker {
             }
             self.ring = Some(ring);
         }
-        // Even what could not be shared is known here.
-        self.fold_payload(payload, now);
     }
 
     fn fold_payload(&mut self, payload: &[u8], now: Millis) {
-        let Ok(records) = decode_slot(payload) else {
-            self.stats.add(Counter::JournalBad, 1);
-            return;
-        };
-        for record in &records {
+        match decode_slot(payload) {
+            Ok(records) => self.fold(&records, now),
+            Err(_) => self.stats.add(Counter::JournalBad, 1),
+        }
+    }
+
+    fn fold(&mut self, records: &[Record], now: Millis) {
+        for record in records {
             match record.body {
                 Body::Table { version } => self.load_table(version, now),
                 _ => self.view.fold(record, now),
@@ -373,5 +422,15 @@ impl Worker {
             view.fold(&record, now);
         }
         self.router.decide(&self.config, &view, Request::Prompt(&prompt), Priority::default(), now);
+    }
+}
+
+impl Drop for Worker {
+    /// The last request of an older configuration may end after its last tick.
+    fn drop(&mut self) {
+        if !self.waiting.is_empty() {
+            self.share_waiting(self.host.now());
+        }
+        self.stats.flush();
     }
 }

@@ -95,7 +95,7 @@ enum What {
     Extend { bytes: u32, cuts: Vec<Cut> },
     FirstToken { ttft: f64 },
     Done { prompt: Option<u32>, cached: Option<u64>, output: Option<u64> },
-    Void,
+    Void { failed: bool },
     Warm { who: Who, cuts: Vec<Cut> },
     Stored { response: u8, who: Who },
     Decided { prompt: u64, matched: u64, predicted: f64, steered: bool },
@@ -116,7 +116,7 @@ impl From<Happened> for Record {
                 cached: cached.map(Tokens),
                 output: output.map(Tokens),
             },
-            What::Void => Body::Void,
+            What::Void { failed } => Body::Void { failed },
             What::Warm { who, cuts } => Body::Warm { endpoint: who.into(), boundaries: boundaries(&cuts) },
             What::Stored { response, who } => {
                 Body::Stored { response: ResponseKey(response.into()), endpoint: who.into() }

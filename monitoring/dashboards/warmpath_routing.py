@@ -449,10 +449,14 @@ PAGE = Page(
                 Graph("Bytes read", "Of request bodies, a second.", [Query(total("bytes_read"), "bytes")], "Bps"),
                 Graph(
                     "Time spent in the filter",
-                    "Seconds a second, of all workers: 0.01 is one hundredth of a core.",
+                    "Seconds a second, of all workers: 0.01 is one hundredth of a core. "
+                    "The mean of the requests that were timed, times all decisions.",
                     [
-                        Query(f"{total('decide_us_sum')} / 1e6", "deciding"),
-                        Query(f"{total('read_us_sum')} / 1e6", "reading"),
+                        Query(f"{mean} / 1e6 * {total('decisions')}", part)
+                        for part, mean in (
+                            ("deciding", f"{total('decide_us_sum')} / {total('decide_us_count')}"),
+                            ("reading", f"{total('read_us_sum')} / {total('read_us_count')}"),
+                        )
                     ],
                     "s",
                 ),

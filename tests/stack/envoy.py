@@ -6,6 +6,7 @@ with an endpoint picker in its place, whose address is then `feed`.
 
 import json
 import re
+import time
 import urllib.request
 from pathlib import Path
 
@@ -318,6 +319,8 @@ class Admin:
 
     def stats(self) -> dict[str, int]:
         """The filter's counters and gauges, by `name` or `name{tag=value,…}`, without the `warmpath_` in front."""
+        # A worker tells what it counted at its ticks, of 50 ms.
+        time.sleep(0.12)
         result: dict[str, int] = {}
         for line in self.get("/stats?filter=^wasmcustom.*warmpath_").splitlines():
             name, _, value = line.rpartition(": ")

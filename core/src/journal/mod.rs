@@ -9,7 +9,7 @@
 mod record;
 mod ring;
 
-pub use record::{Body, Record, SlotError, append_slot, decode_slot, encode_slot};
+pub use record::{Body, Record, SlotError, add_records, append_slot, decode_slot, encode_slot};
 pub use ring::{ABSENT, Caught, Ring, Store, StoreError};
 
 #[cfg(test)]

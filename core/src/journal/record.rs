@@ -111,12 +111,21 @@ impl From<Truncated> for SlotError {
 /// The payload of a slot that holds `records`.
 #[must_use]
 pub fn encode_slot(records: &[Record]) -> Vec<u8> {
-    let mut slot = Writer::with_capacity(64);
-    slot.u8(FORMAT);
-    for record in records {
-        slot.bytes(&record.encode());
+    let mut slot = Vec::new();
+    add_records(&mut slot, records);
+    slot
+}
+
+/// Adds records to a slot's payload, which may be empty.
+pub fn add_records(slot: &mut Vec<u8>, records: &[Record]) {
+    let mut w = Writer::onto(std::mem::take(slot));
+    if w.is_empty() {
+        w.u8(FORMAT);
     }
-    slot.finish()
+    for record in records {
+        w.bytes(&record.encode());
+    }
+    *slot = w.finish();
 }
 
 /// Appends the records of the slot `from` to those of `to`, without reading them. A slot of another format, which no

@@ -58,6 +58,8 @@ pub struct Ring {
     prefix: String,
     mask: u64,
     position: u64,
+    /// The compare-and-swap number that was last read at the end, and where that was.
+    end: Option<(u64, u32)>,
     key: String,
 }
 
@@ -80,7 +82,8 @@ impl Ring {
     #[must_use]
     pub fn at(prefix: &str, slots: u32, position: u64) -> Self {
         let slots = u64::from(slots.clamp(8, 1 << 20)).next_power_of_two();
-        Self { prefix: prefix.to_owned(), mask: slots - 1, position: position.min(NEVER_REACHED), key: String::new() }
+        let position = position.min(NEVER_REACHED);
+        Self { prefix: prefix.to_owned(), mask: slots - 1, position, end: None, key: String::new() }
     }
 
     /// The sequence number that will be read or written next.
@@ -109,7 +112,8 @@ impl Ring {
             match self.step(store, &mut each)? {
                 Step::Folded => caught.slots += 1,
                 Step::Lapped(lost) => caught.lost += lost,
-                Step::End(_) => {
+                Step::End(cas) => {
+                    self.end = Some((self.position, cas));
                     caught.at_end = true;
                     break;
                 }
@@ -133,7 +137,16 @@ impl Ring {
         let mut caught = Caught::default();
         let mut tries = 0;
         while tries < retries {
-            let cas = match self.step(store, &mut each)? {
+            // Whoever folded just now read what stands at the end. If it is no longer so, the number does not match.
+            let known = self.end.take().filter(|(at, _)| *at == self.position).map(|(_, cas)| Step::End(cas));
+            let step = match known {
+                Some(step) => {
+                    self.name_slot(self.position);
+                    step
+                }
+                None => self.step(store, &mut each)?,
+            };
+            let cas = match step {
                 Step::Folded => {
                     caught.slots += 1;
                     continue;
@@ -183,9 +196,7 @@ impl Ring {
     /// What stands in the slot of sequence number `n`. A value that is none of ours (too short, or with a number that
     /// belongs in another slot or is never reached) reads as number 0 of nothing.
     fn read(&mut self, store: &impl Store, n: u64) -> Result<Option<(u64, Vec<u8>, u32)>, StoreError> {
-        self.key.clear();
-        // Writing to a String cannot fail.
-        let _ = write!(self.key, "{}{}", self.prefix, n & self.mask);
+        self.name_slot(n);
         Ok(store.get(&self.key)?.map(|(value, cas)| {
             let sequence = Reader::new(&value).u64().unwrap_or(0);
             let is_ours = sequence & self.mask == n & self.mask && sequence <= NEVER_REACHED;
@@ -195,6 +206,12 @@ impl Ring {
     }
 
     /// The end: the laps' numbers rise up to it and fall behind it, so a binary search finds it.
+    fn name_slot(&mut self, n: u64) {
+        self.key.clear();
+        // Writing to a String cannot fail.
+        let _ = write!(self.key, "{}{}", self.prefix, n & self.mask);
+    }
+
     fn find_end(&mut self, store: &impl Store) -> Result<u64, StoreError> {
         let Some((first, _, _)) = self.read(store, 0)? else { return Ok(0) };
         let lap = first & !self.mask;

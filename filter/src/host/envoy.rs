@@ -5,7 +5,8 @@
 
 #![allow(unsafe_code)]
 
-use super::{Host, HostError, Level, MetricId, MetricKind, StreamToken};
+use super::headers::encode;
+use super::{Headers, Host, HostError, Level, MetricId, MetricKind, StreamToken};
 use std::ptr::null_mut;
 use std::time::Duration;
 use warmpath_core::journal::StoreError;
@@ -16,13 +17,7 @@ unsafe extern "C" {
     fn proxy_get_current_time_nanoseconds(time: *mut u64) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
     fn proxy_get_buffer_bytes(kind: u32, start: usize, max: usize, data: *mut *mut u8, size: *mut usize) -> u32;
-    fn proxy_get_header_map_value(
-        map: u32,
-        key: *const u8,
-        key_size: usize,
-        value: *mut *mut u8,
-        size: *mut usize,
-    ) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_replace_header_map_value(
         map: u32,
         key: *const u8,
@@ -107,27 +102,13 @@ fn buffer(kind: u32, start: usize, size: usize) -> Option<Vec<u8>> {
     taken(|data, n| unsafe { proxy_get_buffer_bytes(kind, start, size, data, n) }).ok().flatten()
 }
 
-/// Headers as the ABI passes a map: their number, the sizes of each name and value, then each with a zero after it.
-fn header_map(headers: &[(&str, &str)]) -> Vec<u8> {
-    let mut map = (headers.len() as u32).to_le_bytes().to_vec();
-    for (name, value) in headers {
-        map.extend_from_slice(&(name.len() as u32).to_le_bytes());
-        map.extend_from_slice(&(value.len() as u32).to_le_bytes());
-    }
-    for part in headers.iter().flat_map(|(name, value)| [name, value]) {
-        map.extend_from_slice(part.as_bytes());
-        map.push(0);
-    }
-    map
-}
-
-fn raw_header(map: u32, name: &str) -> Result<Option<Vec<u8>>, u32> {
-    // SAFETY: `name` lives over the call, the out-pointers are to live locals.
-    taken(|data, n| unsafe { proxy_get_header_map_value(map, name.as_ptr(), name.len(), data, n) })
-}
-
-fn header(map: u32, name: &str) -> Option<String> {
-    String::from_utf8(raw_header(map, name).ok()??).ok()
+fn headers(map: u32) -> Headers {
+    // SAFETY: both pointers are to live locals of `taken`.
+    taken(|data, n| unsafe { proxy_get_header_map_pairs(map, data, n) })
+        .ok()
+        .flatten()
+        .map(Headers::new)
+        .unwrap_or_default()
 }
 
 impl Host for Envoy {
@@ -160,12 +141,8 @@ impl Host for Envoy {
         check(unsafe { proxy_set_property(path.as_ptr(), path.len(), value.as_ptr(), value.len()) })
     }
 
-    fn has_request_header(&self, name: &str) -> bool {
-        raw_header(REQUEST_HEADERS, name).is_ok()
-    }
-
-    fn request_header(&self, name: &str) -> Option<String> {
-        header(REQUEST_HEADERS, name)
+    fn request_headers(&self) -> Headers {
+        headers(REQUEST_HEADERS)
     }
 
     fn set_request_header(&self, name: &str, value: Option<&str>) -> Result<(), HostError> {
@@ -180,8 +157,8 @@ impl Host for Envoy {
         })
     }
 
-    fn response_header(&self, name: &str) -> Option<String> {
-        header(RESPONSE_HEADERS, name)
+    fn response_headers(&self) -> Headers {
+        headers(RESPONSE_HEADERS)
     }
 
     fn add_response_header(&self, name: &str, v: &str) -> Result<(), HostError> {
@@ -190,7 +167,7 @@ impl Host for Envoy {
     }
 
     fn reply(&self, status: u32, headers: &[(&str, &str)], body: &[u8]) -> Result<(), HostError> {
-        let map = header_map(headers);
+        let map = encode(headers);
         let details = "warmpath";
         // SAFETY: all slices live over the call.
         check(unsafe {

@@ -3,7 +3,8 @@
 
 #![allow(missing_docs)]
 
-use super::{Host, HostError, Level, MetricId, MetricKind, StreamToken};
+use super::headers::encode;
+use super::{Headers, Host, HostError, Level, MetricId, MetricKind, StreamToken};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -57,6 +58,11 @@ impl Fake {
         values.iter().filter(|(n, _)| n.contains(&tag) || **n == end).map(|(_, v)| *v).sum()
     }
 
+    /// A header of the request at hand.
+    pub fn header(&self, name: &str) -> Option<String> {
+        self.headers.borrow().get(name).cloned()
+    }
+
     fn name(&self, metric: MetricId) -> String {
         self.names.borrow()[metric.0 as usize].clone()
     }
@@ -64,6 +70,11 @@ impl Fake {
 
 fn part(bytes: &[u8], start: usize, size: usize) -> Option<Vec<u8>> {
     Some(bytes.get(start..bytes.len().min(start.saturating_add(size)))?.to_vec())
+}
+
+fn headers(map: &HashMap<String, String>) -> Headers {
+    let pairs: Vec<_> = map.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    Headers::new(encode(&pairs))
 }
 
 impl Host for Fake {
@@ -80,11 +91,8 @@ impl Host for Fake {
         self.properties.borrow_mut().insert(path.join("."), value.to_vec());
         Ok(())
     }
-    fn has_request_header(&self, name: &str) -> bool {
-        self.headers.borrow().contains_key(name)
-    }
-    fn request_header(&self, name: &str) -> Option<String> {
-        self.headers.borrow().get(name).cloned()
+    fn request_headers(&self) -> Headers {
+        headers(&self.headers.borrow())
     }
     fn set_request_header(&self, name: &str, value: Option<&str>) -> Result<(), HostError> {
         let mut headers = self.headers.borrow_mut();
@@ -94,8 +102,8 @@ impl Host for Fake {
         };
         Ok(())
     }
-    fn response_header(&self, name: &str) -> Option<String> {
-        self.response.borrow().get(name).cloned()
+    fn response_headers(&self) -> Headers {
+        headers(&self.response.borrow())
     }
     fn add_response_header(&self, name: &str, value: &str) -> Result<(), HostError> {
         self.response.borrow_mut().insert(name.to_owned(), value.to_owned());

@@ -7,7 +7,7 @@ use warmpath_core::table::Load;
 /// What a rank was told by: a header, or filter state that becomes one.
 fn rank(vm: &Vm) -> Option<String> {
     let state = vm.host.property(&["warmpath.rank"]).map(|v| String::from_utf8(v).unwrap());
-    vm.host.request_header(RANK).or(state)
+    vm.host.header(RANK).or(state)
 }
 
 #[test]
@@ -26,11 +26,11 @@ fn a_rank_is_named_and_a_prompt_is_warm_at_its_rank() {
             vm.answered(&mut *http, "10.0.0.1:80", "200");
             vm.done(&mut *http, USAGE);
             seen.push(rank(&vm).unwrap());
-            assert!(vm.host.metric(&format!("reason=.={reason}")) > 0);
+            assert!(vm.metric(&format!("reason=.={reason}")) > 0);
         }
         assert_eq!((&seen[0], &seen[2]), (&seen[1], &seen[3]));
         assert!(seen.iter().all(|r| ["0", "1", "2", "3"].contains(&r.as_str())), "{seen:?}");
-        assert_eq!(vm.host.metric("rerouted"), 0);
+        assert_eq!(vm.metric("rerouted"), 0);
     }
 }
 
@@ -44,7 +44,7 @@ fn what_envoy_sent_to_some_rank_is_not_journaled() {
         vm.answered(&mut *http, "10.0.0.1:80", "200");
         vm.done(&mut *http, USAGE);
     }
-    assert_eq!((vm.host.metric("reason=.=cold"), vm.host.metric("predicted_hit_tokens")), (2, 0));
+    assert_eq!((vm.metric("reason=.=cold"), vm.metric("predicted_hit_tokens")), (2, 0));
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn without_ranks_none_is_named_and_a_clients_is_removed() {
     vm.table(1, 2);
     vm.host.headers.borrow_mut().insert(RANK.into(), "1".into());
     vm.chat("hello ");
-    assert_eq!((rank(&vm), vm.host.metric("client_header_stripped")), (None, 1));
+    assert_eq!((rank(&vm), vm.metric("client_header_stripped")), (None, 1));
 }
 
 fn saturated(vm: &mut Vm) {
@@ -84,11 +84,11 @@ fn when_all_are_saturated_a_request_is_refused_at_once() {
         let replies = vm.host.replies.take();
         assert_eq!(replies.len(), 1);
         assert!(replies[0].0 == 429 && replies[0].1.contains(r#"("retry-after", "1")"#), "{replies:?}");
-        assert_eq!((vm.host.metric("refused"), vm.host.metric("reason=.=shed")), (1, 1));
-        assert_eq!((vm.host.metric("steered"), vm.host.metric("unanswered")), (0, 0));
+        assert_eq!((vm.metric("refused"), vm.metric("reason=.=shed")), (1, 1));
+        assert_eq!((vm.metric("steered"), vm.metric("unanswered")), (0, 0));
         assert_eq!(ask(&mut vm, " 7"), Action::Continue, "high priority");
         assert_eq!(ask(&mut vm, "urgent"), Action::Pause, "no number: as none");
-        assert_eq!((vm.host.metric("refused"), vm.host.replies.take().len()), (2, 1));
+        assert_eq!((vm.metric("refused"), vm.host.replies.take().len()), (2, 1));
     }
 }
 
@@ -121,8 +121,8 @@ fn in_shadow_nothing_is_refused() {
     let mut vm = Vm::new(&Process::default(), config);
     saturated(&mut vm);
     vm.chat("hello ");
-    assert_eq!((vm.host.replies.borrow().len(), vm.host.metric("reason=.=shed")), (0, 1));
-    assert_eq!((vm.host.metric("refused"), vm.host.metric("watched")), (0, 1));
+    assert_eq!((vm.host.replies.borrow().len(), vm.metric("reason=.=shed")), (0, 1));
+    assert_eq!((vm.metric("refused"), vm.metric("watched")), (0, 1));
 }
 
 #[test]
@@ -142,15 +142,15 @@ fn what_goes_on_from_a_stored_answer_goes_to_its_pod_from_any_vm() {
     a.done(&mut *http, r#"{"id": "resp_1", "output": [], "usage": {"input_tokens": 5, "output_tokens": 3}}"#);
 
     let (_http, sent) = responses(&mut b, br#"{"model": "m", "input": "go on", "previous_response_id": "resp_1"}"#);
-    assert_eq!((sent.as_str(), b.host.metric("reason=.=pinned")), (pod.as_str(), 1));
-    assert_eq!(b.host.metric("cause=.=stateful"), 0);
+    assert_eq!((sent.as_str(), b.metric("reason=.=pinned")), (pod.as_str(), 1));
+    assert_eq!(b.metric("cause=.=stateful"), 0);
     for (method, path) in [("GET", "/v1/responses/resp_1"), ("POST", "/v1/responses/resp_1/cancel")] {
         b.host.headers.borrow_mut().remove(DESTINATION);
         let (_http, action) = b.begin_with(method, path, true);
         assert_eq!((action, b.sent_to()), (Action::Continue, pod.clone()), "{method} {path}");
     }
     let (_http, _) = responses(&mut b, br#"{"model": "m", "input": "go on", "previous_response_id": "resp_9"}"#);
-    assert_eq!((b.host.metric("reason=.=pinned"), b.host.metric("cause=.=stateful")), (3, 1));
+    assert_eq!((b.metric("reason=.=pinned"), b.metric("cause=.=stateful")), (3, 1));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn routes_are_told_the_model_in_every_mode_that_reads_and_not_by_the_client() {
         vm.table(1, 2);
         vm.host.headers.borrow_mut().insert("x-model".into(), "of-the-client".into());
         vm.chat("hello ");
-        assert_eq!(vm.host.request_header("x-model").as_deref(), wanted, "{mode}");
+        assert_eq!(vm.host.header("x-model").as_deref(), wanted, "{mode}");
     }
 }
 
@@ -176,6 +176,6 @@ fn a_model_that_could_not_stand_in_a_header_is_not_told() {
         let (mut http, _) = vm.begin("/v1/chat/completions", false);
         *vm.host.body.borrow_mut() = body.clone().into_bytes();
         assert_eq!(http.on_http_request_body(body.len(), true), Action::Continue);
-        assert_eq!(vm.host.request_header("x-model"), None, "{model}");
+        assert_eq!(vm.host.header("x-model"), None, "{model}");
     }
 }

@@ -58,7 +58,7 @@ fn who_knows_the_secret_is_told_why_and_nothing_is_routed() {
         let replies = vm.host.replies.take();
         assert!(replies.len() == 1 && replies[0].0 == 200 && replies[0].1.contains("x-warmpath-explained"));
         assert_eq!(records(&mut vm), before, "it goes nowhere");
-        assert_eq!((vm.host.metric("explained"), vm.host.metric("kind=.=chat")), (1, 1));
+        assert_eq!((vm.metric("explained"), vm.metric("kind=.=chat")), (1, 1));
         assert_eq!(vm.chat("hello ").1, sent, "the next one is decided as ever");
     }
 }
@@ -73,7 +73,7 @@ fn who_does_not_is_refused_before_anything_is_read() {
         let (action, why) = asks(&mut vm, secret, "hello ");
         assert_eq!((action, vm.host.replies.take()[0].0), (Action::Pause, 403));
         assert!(why.is_none_or(|why| why.endpoints.is_empty()), "an error, not an explanation");
-        assert_eq!((vm.host.metric("explain_refused"), vm.host.metric("kind=.=chat")), (1, 0));
+        assert_eq!((vm.metric("explain_refused"), vm.metric("kind=.=chat")), (1, 0));
     }
 }
 
@@ -148,7 +148,7 @@ fn the_secret_goes_no_further_in_any_mode_and_on_any_path() {
     let mut vm = Vm::new(&Process::default(), "{}");
     vm.host.headers.borrow_mut().insert(EXPLAIN.into(), SECRET.into());
     assert_eq!(vm.begin("/other", false).1, Action::Continue);
-    assert_eq!((vm.host.request_header(EXPLAIN), vm.host.replies.borrow().len()), (None, 0));
+    assert_eq!((vm.host.header(EXPLAIN), vm.host.replies.borrow().len()), (None, 0));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn the_sidecar_is_told_the_configuration_without_its_secret() {
     let Some(proto::up::Kind::Hello(hello)) = hello else { panic!("{hello:?}") };
     let told = String::from_utf8(hello.config).unwrap();
     assert!(told.contains("50") && !told.contains(SECRET), "{told}");
-    let (mode, percent) = (vm.host.metric("mode"), vm.host.metric("steer_percent"));
+    let (mode, percent) = (vm.metric("mode"), vm.metric("steer_percent"));
     assert_eq!((mode, percent), (2, 50));
 }
 
@@ -196,7 +196,7 @@ fn a_newer_configuration_takes_the_lead_and_an_older_one_takes_it_back_where_it_
     let mut old = Vm::new(&process, r#"{"mode": "steer"}"#);
     old.table(1, 2);
     let mut new = Vm::new(&process, r#"{"mode": "shadow"}"#);
-    let led = |vm: &Vm| vm.host.metric("feed_leader");
+    let led = |vm: &Vm| vm.metric("feed_leader");
     let tick = |vm: &mut Vm, at: u64| {
         process.millis.set(at);
         vm.root.on_tick();
