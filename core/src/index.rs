@@ -6,9 +6,12 @@
 //! list, whatever its depth, and folding a warm request costs its new boundaries only.
 //!
 //! Sizes are canonical prompt bytes; the caller turns the pod's tokens into bytes. One map serves all endpoints: a
-//! boundary's holders are found with one probe.
+//! boundary's holders are found with one probe. How many boundaries there may be in all, and which are not worth their
+//! place then: `bound`.
 
+mod bound;
 mod holders;
+mod pins;
 mod recency;
 mod truth;
 
@@ -16,6 +19,7 @@ pub use holders::HashedMap;
 
 use crate::prefix::Boundary;
 use crate::units::{EndpointId, Millis, PrefixHash, mix};
+use bound::{Admission, Bound};
 use holders::Holders;
 
 /// An endpoint's place in the index and in the view's lists.
@@ -73,6 +77,8 @@ pub struct Inserted {
     pub ready: u32,
     /// When the deepest of these was used last.
     pub used: Millis,
+    /// The deepest boundary of the prompt that is held now, if there is one: not always its last, see [`Index::new`].
+    pub last: Option<PrefixHash>,
 }
 
 /// The index. See the module's text.
@@ -82,13 +88,14 @@ pub struct Index {
     nodes: Vec<Node>,
     free: Vec<u32>,
     caches: Vec<Option<Cache>>,
-    max_entries: usize,
+    bound: Bound,
     evicted: u64,
     digest: u64,
 }
 
 impl Index {
-    /// An empty index that holds at most `max_entries` boundaries in all (about 100 bytes each).
+    /// An empty index that holds at most `max_entries` boundaries in all (about 100 bytes each). From half of that on,
+    /// boundaries that are near to the one before them are left out of what is inserted.
     #[must_use]
     pub fn new(max_entries: usize) -> Self {
         Self {
@@ -96,7 +103,7 @@ impl Index {
             nodes: Vec::new(),
             free: Vec::new(),
             caches: Vec::new(),
-            max_entries: max_entries.max(1),
+            bound: Bound::new(max_entries),
             evicted: 0,
             digest: 0,
         }
@@ -110,6 +117,7 @@ impl Index {
         }
         self.clear(slot);
         if let Some(cache) = self.caches.get_mut(at) {
+            self.bound.endpoints += u64::from(cache.is_none());
             *cache = Some(Cache { id, used: 0, pinned: 0, capacity, entries: 0, oldest: NONE, newest: NONE });
         }
     }
@@ -117,8 +125,8 @@ impl Index {
     /// Forgets an endpoint and all that it held.
     pub fn remove_endpoint(&mut self, slot: Slot) {
         self.clear(slot);
-        if let Some(cache) = self.caches.get_mut(slot.0 as usize) {
-            *cache = None;
+        if self.caches.get_mut(slot.0 as usize).and_then(Option::take).is_some() {
+            self.bound.endpoints -= 1;
         }
     }
 
@@ -168,23 +176,19 @@ impl Index {
 
     /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it.
     pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
-        let inserted = self.add(slot, boundaries, now);
+        let inserted = self.add(slot, boundaries, now, Admission::ByWorth);
         self.shrink(slot.0);
         inserted
     }
 
-    /// As [`Index::insert`], for a request that is in flight from now on: its blocks cannot be evicted until
-    /// [`Index::unpin`].
-    pub fn insert_pinned(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
-        let inserted = self.add(slot, boundaries, now);
-        if let Some(last) = boundaries.last() {
-            self.pin(slot, last.hash);
-        }
+    /// As [`Index::insert`], of what another index held: all of it comes, as it was found worth keeping there.
+    pub fn restore(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
+        let inserted = self.add(slot, boundaries, now, Admission::All);
         self.shrink(slot.0);
         inserted
     }
 
-    fn add(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
+    fn add(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis, admission: Admission) -> Inserted {
         let mut inserted = Inserted::default();
         if self.cache_mut(slot.0).is_none() {
             return inserted;
@@ -193,66 +197,25 @@ impl Index {
         if let Some((i, node, node_end)) = self.deepest(slot.0, boundaries) {
             (next, parent, end) = (i + 1, node, node_end);
             (inserted.matched, inserted.ready) = (node_end, self.ready_up_to(node));
-            inserted.used = self.nodes.get(node as usize).map_or(Millis(0), |n| n.touched);
+            if let Some(node) = self.nodes.get(node as usize) {
+                (inserted.used, inserted.last) = (node.touched, Some(node.hash));
+            }
         }
         for boundary in boundaries.get(next..).unwrap_or_default() {
             if boundary.end <= end && end > 0 {
                 continue;
             }
+            if admission == Admission::ByWorth && !self.is_worth_a_place(slot.0, boundary.end - end) {
+                continue;
+            }
             parent = self.grow(slot.0, *boundary, parent, end);
-            end = boundary.end;
+            (end, inserted.last) = (boundary.end, Some(boundary.hash));
             inserted.fresh += 1;
         }
         if parent != NONE {
             self.touch(slot.0, parent, now);
         }
         inserted
-    }
-
-    fn pin(&mut self, slot: Slot, last: PrefixHash) {
-        let mut id = self.node_of(slot, last);
-        // Only the first pin of a boundary reaches its parent, so what is shared with pinned prompts costs nothing.
-        while let Some(node) = self.nodes.get_mut(id as usize) {
-            node.pins += 1;
-            if node.pins > 1 {
-                return;
-            }
-            let node = *node;
-            let size = self.size(&node);
-            if let Some(cache) = self.cache_mut(slot.0) {
-                cache.pinned += size;
-            }
-            id = node.parent;
-        }
-    }
-
-    /// The request that was inserted pinned and ends at `last` is over. vLLM frees its blocks now, so it was used now.
-    pub fn unpin(&mut self, slot: Slot, last: PrefixHash, now: Millis) {
-        let leaf = self.node_of(slot, last);
-        if self.nodes.get(leaf as usize).is_none_or(|n| n.pins == 0) {
-            return;
-        }
-        let mut id = leaf;
-        while let Some(node) = self.nodes.get_mut(id as usize) {
-            node.pins = node.pins.saturating_sub(1);
-            if node.pins > 0 {
-                break;
-            }
-            let node = *node;
-            let size = self.size(&node);
-            if let Some(cache) = self.cache_mut(slot.0) {
-                cache.pinned = cache.pinned.saturating_sub(size);
-            }
-            id = node.parent;
-        }
-        self.touch(slot.0, leaf, now);
-        self.shrink(slot.0);
-    }
-
-    /// Bytes that the requests in flight there hold, what they share counted once.
-    #[must_use]
-    pub fn pinned(&self, slot: Slot) -> u64 {
-        self.cache(slot.0).map_or(0, |c| c.pinned)
     }
 
     fn node_of(&self, slot: Slot, hash: PrefixHash) -> u32 {
@@ -264,13 +227,13 @@ impl Index {
         u64::from(node.end.saturating_sub(before))
     }
 
-    /// Takes an insert back: the prompt that ends at `last` never got there, so its `fresh` boundaries go, as far as no
-    /// other prompt has grown from them since.
+    /// Takes an insert back: the prompt whose deepest boundary there is `last` never got there, so its `fresh` boundaries
+    /// go, as far as no other prompt has grown from them or is in flight with them since.
     pub fn retract(&mut self, slot: Slot, last: PrefixHash, fresh: u32) {
         let Some(mut id) = self.holders.get(&last).and_then(|h| h.node_of(slot.0)) else { return };
         for _ in 0..fresh {
             let Some(node) = self.nodes.get(id as usize).copied() else { return };
-            if node.children > 0 {
+            if node.children > 0 || node.pins > 0 {
                 return;
             }
             self.unlist(slot.0, id);

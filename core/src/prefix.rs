@@ -1,19 +1,20 @@
 //! Boundaries and their hashes: few hashes, more hits.
 //!
-//! A boundary is an offset of the prompt at which everything before it is hashed. It stands at the end of each message,
-//! and inside long text at steps that grow with the offset: an eighth of it, at least [`MIN_STEP`] bytes. So what a
+//! A boundary is an offset of the prompt at which everything before it is hashed. It stands at the end of each message
+//! (of tiny ones only every so often), and inside long text at steps that grow with the offset: an eighth of it, at least [`MIN_STEP`] bytes. So what a
 //! match misses is at most an eighth of what it found, and a prompt of n bytes needs O(log n) hashes, not O(n). Where a
 //! boundary stands depends on what is before it alone, never on what follows or on how the bytes were cut into chunks.
 
 use crate::units::{PrefixHash, mix};
 use xxhash_rust::xxh64::Xxh64;
 
-/// Smallest distance of two boundaries inside a text, in bytes.
+/// Smallest distance of two boundaries inside a text, and of two ends of messages, in bytes. A block of vLLM's cache is
+/// 16 tokens, about as much: what is nearer tells nothing apart that the cache does.
 pub const MIN_STEP: u64 = 64;
 /// Boundaries kept for one request. Growing steps reach it only with thousands of messages; the deepest are dropped.
 pub const MAX_BOUNDARIES: usize = 1024;
 /// Changes when the same request would give other boundaries or hashes: warmth of other fingerprints must not be mixed.
-pub const FINGERPRINT: u64 = 0x7761_726d_0000_0002;
+pub const FINGERPRINT: u64 = 0x7761_726d_0000_0003;
 
 /// One boundary of a prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,13 +31,15 @@ pub struct PrefixHasher {
     state: Xxh64,
     offset: u64,
     last: u64,
+    /// The last one that stands where a message ends.
+    last_end: u64,
     next: u64,
     found: Vec<(u64, u64)>,
 }
 
 impl Default for PrefixHasher {
     fn default() -> Self {
-        Self { state: Xxh64::new(0), offset: 0, last: 0, next: MIN_STEP, found: Vec::new() }
+        Self { state: Xxh64::new(0), offset: 0, last: 0, last_end: 0, next: MIN_STEP, found: Vec::new() }
     }
 }
 
@@ -59,16 +62,19 @@ impl PrefixHasher {
     pub fn end_of_message(&mut self) {
         if self.wants_end(0) {
             self.boundary();
+            self.last_end = self.offset;
         }
     }
 
     /// Whether a message that ends `ahead` bytes further on may make a boundary. It does not where one stands so near
-    /// that a match there is as good (1/64 of the offset): thousands of tiny messages must not become thousands of
-    /// hashes.
+    /// that a match there is as good (1/64 of the offset), and not nearer than [`MIN_STEP`] to where another message ends:
+    /// tiny messages must not become as many hashes, each of which takes a place in the index. The first message always
+    /// may: a short prompt needs a key, too.
     #[must_use]
     pub fn wants_end(&self, ahead: u64) -> bool {
         let offset = self.offset + ahead;
-        offset > self.last && offset - self.last >= offset >> 6
+        let far_enough = self.last == 0 || offset - self.last_end >= MIN_STEP;
+        far_enough && offset > self.last && offset - self.last >= offset >> 6
     }
 
     fn boundary(&mut self) {
@@ -159,6 +165,15 @@ mod tests {
             let found = boundaries.iter().map(|b| b.end as usize).filter(|e| *e <= shared).max().unwrap_or(0);
             prop_assert!(shared - found <= (found >> 3).max(64), "{shared} {found}");
         }
+    }
+
+    #[test]
+    fn tiny_messages_make_at_most_two_boundaries_a_block_of_the_cache() {
+        let h = of(&vec![vec![b'x'; 1]; 5000], 4096);
+        let ends: Vec<_> = all(&h).iter().map(|b| b.end).collect();
+        assert_eq!(ends.first(), Some(&1), "a short prompt has a key, too");
+        assert!((70..=1 + 2 * 5000 / 64).contains(&ends.len()), "{}", ends.len());
+        assert!(ends.windows(3).all(|w| w[2] - w[0] >= 64));
     }
 
     #[test]

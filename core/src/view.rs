@@ -112,8 +112,8 @@ struct InFlight {
     demand: Demand,
     /// When its first token came: it decodes since.
     first_token: Option<Millis>,
-    /// The last boundary and how many were new to the endpoint: what a `void` takes back.
-    last: PrefixHash,
+    /// The deepest boundary that the index took in and how many were new to the endpoint: what a `void` takes back.
+    last: Option<PrefixHash>,
     fresh: u32,
     /// Bytes of the prompt that a finished prefill had computed there when it was routed.
     ready: u32,

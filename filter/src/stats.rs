@@ -114,6 +114,8 @@ metrics! {
     IndexForgotten = "warmpath_index_forgotten",
     /// Boundaries that a VM dropped for want of room, in its index or in the endpoint's cache.
     IndexEvicted = "warmpath_index_evicted",
+    /// Of these, or turned away: those that the pods still had.
+    IndexCrowdedOut = "warmpath_index_crowded_out",
     /// Slots of the journal that the sidecar was not yet told of.
     JournalLag = "warmpath_journal_lag",
     /// What is done with decisions: 0 off, 1 shadow, 2 steer.

@@ -386,6 +386,7 @@ impl Worker {
             (Gauge::IndexEntries, self.view.index().entries() as u64),
             (Gauge::IndexForgotten, self.view.forgotten()),
             (Gauge::IndexEvicted, self.view.index().evicted()),
+            (Gauge::IndexCrowdedOut, self.view.index().crowded_out()),
             (Gauge::JournalLag, self.journal_lag()),
             (Gauge::InFlight, self.view.in_flight() as u64),
             (Gauge::BytesPerToken, (bytes_per_token * 1000.0) as u64),

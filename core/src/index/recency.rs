@@ -50,13 +50,12 @@ impl Index {
         }
     }
 
+    /// Evicts what no longer fits into the endpoint's cache, and what is beyond the index's own bound.
     pub(super) fn shrink(&mut self, slot: u32) {
-        while self
-            .cache(slot)
-            .is_some_and(|c| c.oldest != NONE && (c.used > c.capacity || self.entries() > self.max_entries))
-        {
+        while self.cache(slot).is_some_and(|c| c.oldest != NONE && c.used > c.capacity) {
             self.evict_oldest(slot);
         }
+        self.keep_bound();
     }
 
     /// Takes the oldest of the list: a leaf goes; a boundary that still has children only leaves the list, for it is as

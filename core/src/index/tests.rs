@@ -34,7 +34,7 @@ impl Naive {
 }
 
 /// A prompt: which branch is taken at each of its boundaries. Equal starts are equal prefixes.
-fn chain(branches: &[u8]) -> Vec<Boundary> {
+pub(super) fn chain(branches: &[u8]) -> Vec<Boundary> {
     let (mut hash, mut end) = (7, 0);
     branches
         .iter()
@@ -47,7 +47,11 @@ fn chain(branches: &[u8]) -> Vec<Boundary> {
 }
 
 fn index(endpoints: u32, capacity: u64) -> Index {
-    let mut index = Index::new(1 << 20);
+    bounded(1 << 20, endpoints, capacity)
+}
+
+fn bounded(max_entries: usize, endpoints: u32, capacity: u64) -> Index {
+    let mut index = Index::new(max_entries);
     (0..endpoints).for_each(|s| index.add_endpoint(Slot(s), EndpointId(u64::from(s) + 1), capacity));
     index
 }
@@ -81,16 +85,20 @@ proptest! {
     }
 
     #[test]
-    fn a_refill_rebuilds_it(prompts in vec((0..2_u32, vec(0..3_u8, 1..7)), 1..60), capacity in 50..400_u64) {
-        let mut original = index(2, capacity);
+    fn a_refill_rebuilds_it(
+        prompts in vec((0..2_u32, vec(0..3_u8, 1..7)), 1..60),
+        capacity in 50..400_u64,
+        max_entries in prop_oneof![8..60_usize, Just(1 << 20)],
+    ) {
+        let mut original = bounded(max_entries, 2, capacity);
         for (i, (slot, branches)) in prompts.iter().enumerate() {
             original.insert(Slot(*slot), &chain(branches), Millis(i as u64));
         }
-        let mut copy = index(2, capacity);
+        let mut copy = bounded(max_entries, 2, capacity);
         for round in 0..2 {
             for slot in [Slot(0), Slot(1)] {
                 for (at, chain) in original.chains(slot) {
-                    copy.insert(slot, &chain, at);
+                    copy.restore(slot, &chain, at);
                 }
             }
             prop_assert_eq!(copy.digest(), original.digest(), "round {}", round);
@@ -115,17 +123,6 @@ proptest! {
         prop_assert_eq!(real.digest(), 0);
         prop_assert!(real.holders.is_empty());
     }
-}
-
-#[test]
-fn the_number_of_entries_is_bounded() {
-    let mut real = Index::new(10);
-    real.add_endpoint(Slot(0), EndpointId(1), u64::MAX);
-    for i in 0..100 {
-        real.insert(Slot(0), &chain(&[i, 1, 2]), Millis(0));
-    }
-    assert!(real.entries() <= 10);
-    assert_eq!(real.matched(Slot(0), &chain(&[99, 1, 2])), chain(&[99, 1, 2])[2].end);
 }
 
 #[test]
@@ -164,10 +161,13 @@ fn a_boundary_is_ready_when_a_prefill_over_it_is_over() {
     let ends: Vec<_> = chain(&[1, 2, 3, 4]).iter().map(|b| b.end).collect();
     real.insert(Slot(0), &chain(&[1, 2]), Millis(0));
     let found = real.insert(Slot(0), &chain(&[1, 2, 3]), Millis(1));
-    assert_eq!(found, Inserted { fresh: 1, matched: ends[1], ready: 0, used: Millis(0) });
+    assert_eq!(found, Inserted { fresh: 1, matched: ends[1], ready: 0, used: Millis(0), last: Some(last(&[1, 2, 3])) });
     real.ready(Slot(0), last(&[1, 2]));
     let found = real.insert(Slot(0), &chain(&[1, 2, 3, 4]), Millis(2));
-    assert_eq!(found, Inserted { fresh: 1, matched: ends[2], ready: ends[1], used: Millis(1) });
+    assert_eq!(
+        found,
+        Inserted { fresh: 1, matched: ends[2], ready: ends[1], used: Millis(1), last: Some(last(&[1, 2, 3, 4])) }
+    );
 }
 
 #[test]
@@ -194,6 +194,19 @@ fn a_retracted_insert_leaves_what_was_there_and_what_grew_from_it() {
     assert_eq!(real.digest(), grown);
     real.remove_endpoint(Slot(0));
     assert_eq!((real.entries(), real.digest()), (0, 0));
+}
+
+#[test]
+fn a_retracted_insert_leaves_what_another_request_is_in_flight_with() {
+    let mut real = index(1, 1000);
+    let (prompt, last) = (chain(&[1, 2]), chain(&[1, 2])[1].hash);
+    let first = real.insert_pinned(Slot(0), &prompt, Millis(0));
+    real.insert_pinned(Slot(0), &prompt, Millis(0));
+    real.unpin(Slot(0), last, Millis(1));
+    real.retract(Slot(0), last, first.fresh);
+    assert_eq!((real.matched(Slot(0), &prompt), real.pinned(Slot(0))), (prompt[1].end, u64::from(prompt[1].end)));
+    real.unpin(Slot(0), last, Millis(2));
+    assert_eq!(real.pinned(Slot(0)), 0);
 }
 
 proptest! {

@@ -34,7 +34,7 @@ fn conversation() -> Value {
         {"role": "user", "content": "Where is my order? \u{1F4E6} \"quoted\" \\ back"},
         {"role": "assistant", "content": null, "tool_calls": [
             {"id": "c1", "type": "function", "function": {"name": "find", "arguments": "{\"a\": 1}"}}]},
-        {"role": "tool", "tool_call_id": "c1", "name": "find", "content": "found"}],
+        {"role": "tool", "tool_call_id": "c1", "name": "find", "content": "found, it left the warehouse"}],
         "tools": [{"type": "function", "function": {"name": "find", "parameters": {"b": 1, "a": 2}}}],
         "temperature": 0.5, "max_tokens": 50, "stream": true})
 }
@@ -56,6 +56,19 @@ fn the_next_turn_recognises_all_of_the_last() {
     second["messages"].as_array_mut().unwrap().push(json!({"role": "user", "content": "and the other one?"}));
     let (a, b) = (chat(&first), chat(&second));
     assert_eq!(shared(&a, &b), a.bytes);
+}
+
+#[test]
+fn of_tiny_messages_the_next_turn_misses_a_block_at_most() {
+    let turn = |n: usize| {
+        let messages: Vec<Value> = (0..n).map(|i| json!({"role": "user", "content": format!("{i}")})).collect();
+        chat(&json!({"messages": messages}))
+    };
+    for n in 1..60 {
+        let (a, b) = (turn(n), turn(n + 1));
+        assert!(a.bytes - shared(&a, &b) < 64, "{} of {}", shared(&a, &b), a.bytes);
+        assert!(!a.boundaries.is_empty() && a.boundaries.len() <= 1 + 2 * a.bytes as usize / 64);
+    }
 }
 
 #[test]
@@ -275,7 +288,7 @@ fn paths_are_known_by_method_and_path() {
 fn hashes_are_the_same_in_wasm_and_native() {
     // Pinned: runs on both targets. A change here needs a new `prefix::FINGERPRINT`.
     let p = chat(&conversation());
-    assert_eq!((p.bytes, p.boundaries.len(), last(&p).hash.0), (1820, 21, 15_727_050_789_540_280_676));
+    assert_eq!((p.bytes, p.boundaries.len(), last(&p).hash.0), (1843, 21, 8_696_616_949_402_112_225));
 }
 
 proptest! {

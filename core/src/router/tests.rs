@@ -242,3 +242,43 @@ fn an_unread_prompt_goes_by_load_and_takes_turns() {
     ids.dedup();
     assert_eq!(ids, [1, 2, 3, 4]);
 }
+
+/// A client sends cheap prompts, tiny messages by the hundred, while others' conversations go on. The pods have room for
+/// all of it.
+#[test]
+fn a_flood_of_tiny_messages_leaves_others_their_warmth() {
+    let config = Config::default();
+    let mut view = View::new(ViewLimits { max_entries: 8_000, ..ViewLimits::default() });
+    let endpoints = (1..5).map(|n| Endpoint { capacity: Tokens(100_000), ..endpoint(n, "", &[]) }).collect();
+    view.apply_table(&Table { version: 1, written_at: Millis(0), endpoints }, Millis(0));
+    let chat = |texts: Vec<String>| {
+        let messages: Vec<_> = texts.iter().map(|t| serde_json::json!({"role": "user", "content": t})).collect();
+        let mut reader = Reader::new(ApiKind::Chat);
+        reader.feed(serde_json::json!({"messages": messages}).to_string().as_bytes());
+        reader.finish().unwrap()
+    };
+    let conversation = |n: u64, turns: usize| {
+        chat((0..turns).map(|turn| format!("{n} in turn {turn} {}", "says as much as this. ".repeat(30))).collect())
+    };
+    let mut number = 0;
+    let mut send = |view: &mut View, p: &Prompt| {
+        number += 1;
+        let decision = decide(&config, view, p);
+        route(view, number, decision.choices[0].id, p);
+        (decision.choices[0].matched.0 as f64, decision.prompt.0 as f64)
+    };
+    for n in 0..40 {
+        send(&mut view, &conversation(n, 12));
+    }
+    let tiny = |n: usize| chat((0..340).map(|i| if i < 8 { format!("{n}") } else { String::new() }).collect());
+    let flood: f64 = (0..100).map(|n| send(&mut view, &tiny(n)).1).sum();
+    let (mut held, mut asked) = (0.0, 0.0);
+    for n in 0..40 {
+        let (matched, prompt) = send(&mut view, &conversation(n, 13));
+        (held, asked) = (held + matched, asked + prompt);
+    }
+    assert!((150_000.0..250_000.0).contains(&flood), "half of what the pods hold, not {flood} tokens");
+    assert_eq!((view.index().evicted(), view.index().crowded_out()), (0, 0));
+    // Twelve turns of thirteen.
+    assert!(held / asked > 0.92, "{}", held / asked);
+}

@@ -5,7 +5,7 @@ use crate::index::Inserted;
 use crate::journal::{Body, Record};
 use crate::load::Demand;
 use crate::prefix::Boundary;
-use crate::units::{EndpointId, Millis, PrefixHash, Seconds, Tokens, mix};
+use crate::units::{EndpointId, Millis, Seconds, Tokens, mix};
 
 /// With fewer decoding requests than this a time to first token says nothing of what they add.
 const FEW: u32 = 8;
@@ -31,15 +31,16 @@ impl View {
                     if *failed {
                         known.failures.failed(at);
                     }
-                    self.index.retract(entry.slot, entry.last, entry.fresh);
+                    if let Some(last) = entry.last {
+                        self.index.retract(entry.slot, last, entry.fresh);
+                    }
                 }
             }
             Body::Warm { endpoint, boundaries } => {
-                if let Some(slot) = self.by_id.get(endpoint) {
-                    self.index.insert(*slot, boundaries, at);
-                    if let Some(last) = boundaries.last() {
-                        self.index.ready(*slot, last.hash);
-                    }
+                if let Some(slot) = self.by_id.get(endpoint)
+                    && let Some(last) = self.index.restore(*slot, boundaries, at).last
+                {
+                    self.index.ready(*slot, last);
                 }
             }
             Body::Stored { response, endpoint } => self.stored.add(*response, *endpoint, self.limits.max_stored),
@@ -62,9 +63,8 @@ impl View {
         let Some(slot) = self.by_id.get(&id).copied() else { return };
         // A request that Envoy sent elsewhere after all is routed a second time.
         self.end(key, at);
-        let last = boundaries.last().map_or(PrefixHash(0), |b| b.hash);
         let tracked = self.in_flight.len() < self.limits.max_in_flight;
-        let Inserted { fresh, matched, ready, used } = if tracked {
+        let Inserted { fresh, matched, ready, used, last } = if tracked {
             self.index.insert_pinned(slot, boundaries, at)
         } else {
             self.index.insert(slot, boundaries, at)
@@ -105,10 +105,12 @@ impl View {
         let Some(entry) = self.in_flight.get_mut(&key) else { return };
         entry.bytes = bytes;
         if let Some(slot) = self.by_id.get(&entry.endpoint) {
-            self.index.unpin(*slot, entry.last, at);
+            if let Some(last) = entry.last {
+                self.index.unpin(*slot, last, at);
+            }
             let inserted = self.index.insert_pinned(*slot, boundaries, at);
             (entry.fresh, entry.ready, entry.used) = (inserted.fresh, inserted.ready, inserted.used);
-            entry.last = boundaries.last().map_or(PrefixHash(0), |b| b.hash);
+            entry.last = inserted.last;
         }
     }
 
@@ -119,7 +121,9 @@ impl View {
         }
         let entry = *entry;
         let Some(known) = current(&mut self.known, &entry) else { return };
-        self.index.ready(entry.slot, entry.last);
+        if let Some(last) = entry.last {
+            self.index.ready(entry.slot, last);
+        }
         known.failures.answered();
         known.load.first_token(entry.demand, known.prefill.likely(&self.prefill, at), at);
         let busy = known.load.in_flight() > known.load.decoding();
@@ -176,7 +180,9 @@ impl View {
         if let Some(known) = current(&mut self.known, &entry) {
             let rate = known.prefill.likely(&self.prefill, at);
             known.load.ended(entry.demand, entry.first_token.is_some(), rate, at);
-            self.index.unpin(entry.slot, entry.last, at);
+            if let Some(last) = entry.last {
+                self.index.unpin(entry.slot, last, at);
+            }
         }
         Some(entry)
     }

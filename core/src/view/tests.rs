@@ -31,7 +31,11 @@ fn route(endpoint: u64, n: u64) -> Body {
 }
 
 fn view() -> View {
-    let mut v = View::new(ViewLimits::default());
+    bounded(ViewLimits::default().max_entries)
+}
+
+fn bounded(max_entries: usize) -> View {
+    let mut v = View::new(ViewLimits { max_entries, ..ViewLimits::default() });
     v.apply_table(&table(1, &[1, 2, 3]), Millis(0));
     v
 }
@@ -162,7 +166,8 @@ fn what_decoding_adds_is_learned() {
 proptest! {
     #[test]
     fn equal_logs_give_equal_views_and_a_refill_gives_the_warmth(
-        steps in proptest::collection::vec((1..5_u64, 0..12_u64, 0..4_u8), 1..60)
+        steps in proptest::collection::vec((1..5_u64, 0..12_u64, 0..4_u8), 1..60),
+        max_entries in prop_oneof![4..40_usize, Just(500_000)],
     ) {
         let mut log: Vec<Record> = steps.iter().enumerate().map(|(i, (endpoint, n, kind))| {
             let at = i as u64 * 100;
@@ -174,7 +179,7 @@ proptest! {
         }).collect();
         // What is in flight may exceed a cache; a refill does not bring that.
         log.extend((0..12).map(|n| record(n, 9000, Body::Done { prompt: None, cached: None, output: None })));
-        let (mut a, mut b) = (view(), view());
+        let (mut a, mut b) = (bounded(max_entries), bounded(max_entries));
         // VMs fold at different moments, tables too.
         for (v, late) in [(&mut a, 0), (&mut b, 45)] {
             for (i, r) in log.iter().enumerate() {
@@ -189,7 +194,7 @@ proptest! {
         }
         prop_assert_eq!(a.digest(), b.digest());
         let now = Millis(1 << 40);
-        let mut fresh = view();
+        let mut fresh = bounded(max_entries);
         for _ in 0..2 {
             for slot in a.refill(Origin(5), 200) {
                 decode_slot(&slot).unwrap().iter().for_each(|r| fresh.fold(r, now));

@@ -21,7 +21,7 @@ impl Prompt {
 
 /// Size in bytes, and boundaries.
 pub fn synthetic(segments: &[Segment], tokens: u32, tail: u64) -> (u32, Vec<Boundary>) {
-    let mut pen = Pen { offset: 0, last: 0, next: MIN_STEP, boundaries: Vec::new() };
+    let mut pen = Pen { offset: 0, last: 0, last_end: 0, next: MIN_STEP, boundaries: Vec::new() };
     for s in segments {
         pen.write(u64::from(s.id), pen.offset + u64::from(s.tokens) * BYTES);
     }
@@ -33,6 +33,7 @@ pub fn synthetic(segments: &[Segment], tokens: u32, tail: u64) -> (u32, Vec<Boun
 struct Pen {
     offset: u64,
     last: u64,
+    last_end: u64,
     next: u64,
     boundaries: Vec<Boundary>,
 }
@@ -45,8 +46,10 @@ impl Pen {
             self.boundary(identity);
         }
         self.offset = self.offset.max(end);
-        if self.offset > self.last && self.offset - self.last >= self.offset >> 6 {
+        let far_enough = self.last == 0 || self.offset - self.last_end >= MIN_STEP;
+        if far_enough && self.offset > self.last && self.offset - self.last >= self.offset >> 6 {
             self.boundary(identity);
+            self.last_end = self.offset;
         }
     }
 
