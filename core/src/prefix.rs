@@ -1,9 +1,10 @@
 //! Boundaries and their hashes: few hashes, more hits.
 //!
 //! A boundary is an offset of the prompt at which everything before it is hashed. It stands at the end of each message
-//! (of tiny ones only every so often), and inside long text at steps that grow with the offset: an eighth of it, at least [`MIN_STEP`] bytes. So what a
-//! match misses is at most an eighth of what it found, and a prompt of n bytes needs O(log n) hashes, not O(n). Where a
-//! boundary stands depends on what is before it alone, never on what follows or on how the bytes were cut into chunks.
+//! (of tiny ones only every so often), and inside long text at steps that grow with the offset: an eighth of it, at least
+//! [`MIN_STEP`] bytes. So what a match misses is at most an eighth of what it found, and a prompt of n bytes needs O(log n)
+//! hashes, not O(n). Where a boundary stands depends on what is before it alone, never on what follows or on how the bytes
+//! were cut into chunks.
 
 use crate::units::{PrefixHash, mix};
 use xxhash_rust::xxh64::Xxh64;
@@ -25,45 +26,54 @@ pub struct Boundary {
     pub end: u32,
 }
 
-/// Hashes one run of text as it arrives and keeps the digest at each boundary. Kilobytes at a time are fastest.
-#[derive(Clone)]
-pub struct PrefixHasher {
-    state: Xxh64,
+/// Where boundaries stand in a text, by lengths alone.
+#[derive(Clone, Debug)]
+pub struct Places {
     offset: u64,
     last: u64,
     /// The last one that stands where a message ends.
     last_end: u64,
     next: u64,
-    found: Vec<(u64, u64)>,
 }
 
-impl Default for PrefixHasher {
+impl Default for Places {
     fn default() -> Self {
-        Self { state: Xxh64::new(0), offset: 0, last: 0, last_end: 0, next: MIN_STEP, found: Vec::new() }
+        Self { offset: 0, last: 0, last_end: 0, next: MIN_STEP }
     }
 }
 
-impl PrefixHasher {
-    /// Appends prompt bytes.
-    pub fn write(&mut self, mut bytes: &[u8]) {
-        while self.offset + bytes.len() as u64 >= self.next {
-            let room = usize::try_from(self.next - self.offset).unwrap_or(usize::MAX);
-            let Some((head, tail)) = bytes.split_at_checked(room) else { break };
-            self.state.update(head);
-            self.offset = self.next;
-            self.boundary();
-            bytes = tail;
-        }
-        self.state.update(bytes);
-        self.offset += bytes.len() as u64;
+impl Places {
+    /// Bytes so far.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
     }
 
-    /// A message, or the text as a whole, ends here: makes a boundary if [`PrefixHasher::wants_end`] says so.
-    pub fn end_of_message(&mut self) {
-        if self.wants_end(0) {
+    /// Bytes to the next boundary, if no message ends before.
+    #[must_use]
+    pub fn to_next(&self) -> u64 {
+        self.next - self.offset
+    }
+
+    /// Goes on to the next boundary inside the text.
+    pub fn step(&mut self) {
+        self.offset = self.next;
+        self.boundary();
+    }
+
+    /// Goes on by fewer bytes than [`Places::to_next`].
+    pub fn advance(&mut self, bytes: u64) {
+        self.offset += bytes;
+    }
+
+    /// A message, or the text as a whole, ends here. Returns whether that is a boundary: see [`Places::wants_end`].
+    pub fn end_of_message(&mut self) -> bool {
+        let wanted = self.wants_end(0);
+        if wanted {
             self.boundary();
             self.last_end = self.offset;
         }
+        wanted
     }
 
     /// Whether a message that ends `ahead` bytes further on may make a boundary. It does not where one stands so near
@@ -80,15 +90,61 @@ impl PrefixHasher {
     fn boundary(&mut self) {
         self.last = self.offset;
         self.next = self.offset + (self.offset >> 3).max(MIN_STEP);
+    }
+}
+
+/// Hashes one run of text as it arrives and keeps the digest at each boundary. Kilobytes at a time are fastest.
+#[derive(Clone)]
+pub struct PrefixHasher {
+    state: Xxh64,
+    places: Places,
+    found: Vec<(u64, u64)>,
+}
+
+impl Default for PrefixHasher {
+    fn default() -> Self {
+        Self { state: Xxh64::new(0), places: Places::default(), found: Vec::new() }
+    }
+}
+
+impl PrefixHasher {
+    /// Appends prompt bytes.
+    pub fn write(&mut self, mut bytes: &[u8]) {
+        while bytes.len() as u64 >= self.places.to_next() {
+            let room = usize::try_from(self.places.to_next()).unwrap_or(usize::MAX);
+            let Some((head, tail)) = bytes.split_at_checked(room) else { break };
+            self.state.update(head);
+            self.places.step();
+            self.keep();
+            bytes = tail;
+        }
+        self.state.update(bytes);
+        self.places.advance(bytes.len() as u64);
+    }
+
+    /// A message, or the text as a whole, ends here: makes a boundary if [`PrefixHasher::wants_end`] says so.
+    pub fn end_of_message(&mut self) {
+        if self.places.end_of_message() {
+            self.keep();
+        }
+    }
+
+    /// See [`Places::wants_end`].
+    #[must_use]
+    pub fn wants_end(&self, ahead: u64) -> bool {
+        self.places.wants_end(ahead)
+    }
+
+    fn keep(&mut self) {
         if self.found.len() < MAX_BOUNDARIES {
-            self.found.push((self.state.digest(), self.offset));
+            self.found.push((self.state.digest(), self.len()));
         }
     }
 
     /// Bytes so far.
     #[must_use]
     pub fn len(&self) -> u64 {
-        self.offset
+        self.places.offset()
     }
 
     /// Whether nothing was written.

@@ -1,10 +1,10 @@
 //! Boundaries of prompts that have no bytes.
 //!
-//! They stand where `warmpath_core::prefix::PrefixHasher` would put them for a prompt of four bytes a token whose
+//! They stand where `warmpath_core::prefix::PrefixHasher` puts them for a prompt of four bytes a token whose
 //! messages end where its segments end: where prompts diverge, in life a message ends. Equal hashes mean equal prefixes.
 
 use super::{Prompt, Segment};
-use warmpath_core::prefix::{Boundary, MAX_BOUNDARIES, MIN_STEP};
+use warmpath_core::prefix::{Boundary, MAX_BOUNDARIES, Places};
 use warmpath_core::units::{PrefixHash, mix};
 
 /// Bytes of a token.
@@ -21,44 +21,39 @@ impl Prompt {
 
 /// Size in bytes, and boundaries.
 pub fn synthetic(segments: &[Segment], tokens: u32, tail: u64) -> (u32, Vec<Boundary>) {
-    let mut pen = Pen { offset: 0, last: 0, last_end: 0, next: MIN_STEP, boundaries: Vec::new() };
+    let mut pen = Pen::default();
     for s in segments {
-        pen.write(u64::from(s.id), pen.offset + u64::from(s.tokens) * BYTES);
+        pen.write(u64::from(s.id), pen.places.offset() + u64::from(s.tokens) * BYTES);
     }
     let last = segments.last().map_or(u64::MAX, |s| u64::from(s.id));
     pen.write(mix(mix(!0, last), tail), u64::from(tokens) * BYTES);
-    (u32::try_from(pen.offset).unwrap_or(u32::MAX), pen.boundaries)
+    (u32::try_from(pen.places.offset()).unwrap_or(u32::MAX), pen.boundaries)
 }
 
+#[derive(Default)]
 struct Pen {
-    offset: u64,
-    last: u64,
-    last_end: u64,
-    next: u64,
+    places: Places,
     boundaries: Vec<Boundary>,
 }
 
 impl Pen {
     /// Writes text with this identity, up to `end`.
     fn write(&mut self, identity: u64, end: u64) {
-        while self.next <= end {
-            self.offset = self.next;
-            self.boundary(identity);
+        while self.places.offset() + self.places.to_next() <= end {
+            self.places.step();
+            self.keep(identity);
         }
-        self.offset = self.offset.max(end);
-        let far_enough = self.last == 0 || self.offset - self.last_end >= MIN_STEP;
-        if far_enough && self.offset > self.last && self.offset - self.last >= self.offset >> 6 {
-            self.boundary(identity);
-            self.last_end = self.offset;
+        self.places.advance(end.saturating_sub(self.places.offset()));
+        if self.places.end_of_message() {
+            self.keep(identity);
         }
     }
 
-    fn boundary(&mut self, identity: u64) {
-        self.last = self.offset;
-        self.next = self.offset + (self.offset >> 3).max(MIN_STEP);
+    fn keep(&mut self, identity: u64) {
+        let offset = self.places.offset();
         if self.boundaries.len() < MAX_BOUNDARIES {
-            let end = u32::try_from(self.offset).unwrap_or(u32::MAX);
-            self.boundaries.push(Boundary { hash: PrefixHash(mix(identity, self.offset)), end });
+            let end = u32::try_from(offset).unwrap_or(u32::MAX);
+            self.boundaries.push(Boundary { hash: PrefixHash(mix(identity, offset)), end });
         }
     }
 }
