@@ -218,8 +218,9 @@ impl Index {
         inserted
     }
 
-    fn node_of(&self, slot: Slot, hash: PrefixHash) -> u32 {
-        self.holders.get(&hash).and_then(|h| h.node_of(slot.0)).unwrap_or(NONE)
+    /// The node of an [`Inserted::last`]; [`NONE`] where nothing was taken in, or it is gone.
+    fn node_of(&self, slot: Slot, last: Option<PrefixHash>) -> u32 {
+        last.and_then(|hash| self.holders.get(&hash)?.node_of(slot.0)).unwrap_or(NONE)
     }
 
     fn size(&self, node: &Node) -> u64 {
@@ -229,8 +230,8 @@ impl Index {
 
     /// Takes an insert back: the prompt whose deepest boundary there is `last` never got there, so its `fresh` boundaries
     /// go, as far as no other prompt has grown from them or is in flight with them since.
-    pub fn retract(&mut self, slot: Slot, last: PrefixHash, fresh: u32) {
-        let Some(mut id) = self.holders.get(&last).and_then(|h| h.node_of(slot.0)) else { return };
+    pub fn retract(&mut self, slot: Slot, last: Option<PrefixHash>, fresh: u32) {
+        let mut id = self.node_of(slot, last);
         for _ in 0..fresh {
             let Some(node) = self.nodes.get(id as usize).copied() else { return };
             if node.children > 0 || node.pins > 0 {
@@ -284,7 +285,7 @@ impl Index {
         self.digest
     }
 
-    /// What the endpoint holds, least recently used first, as prompts to [`Index::insert`] again: each starts at the
+    /// What the endpoint holds, least recently used first, as prompts to [`Index::restore`]: each starts at the
     /// nearest ancestor that was given before, so nothing is told twice.
     #[must_use]
     pub fn chains(&self, slot: Slot) -> Vec<(Millis, Vec<Boundary>)> {

@@ -15,10 +15,8 @@ impl Index {
         self.shrink(slot.0);
         let beyond = u32::try_from(self.beyond_bound()).unwrap_or(u32::MAX).min(inserted.fresh);
         if beyond > 0 {
-            if let Some(last) = inserted.last {
-                self.release(slot, last);
-                self.retract(slot, last, beyond);
-            }
+            self.release(slot, inserted.last);
+            self.retract(slot, inserted.last, beyond);
             self.turned_away(beyond);
             inserted.fresh -= beyond;
             inserted.last = self.deepest(slot.0, boundaries).and_then(|(i, ..)| Some(boundaries.get(i)?.hash));
@@ -28,7 +26,6 @@ impl Index {
     }
 
     fn pin(&mut self, slot: Slot, last: Option<PrefixHash>) {
-        let Some(last) = last else { return };
         let mut id = self.node_of(slot, last);
         // Only the first pin of a boundary reaches its parent, so what is shared with pinned prompts costs nothing.
         while let Some(node) = self.nodes.get_mut(id as usize) {
@@ -47,7 +44,7 @@ impl Index {
 
     /// The request that was inserted pinned, with `last` as its deepest boundary, is over. vLLM frees its blocks now, so
     /// it was used now.
-    pub fn unpin(&mut self, slot: Slot, last: PrefixHash, now: Millis) {
+    pub fn unpin(&mut self, slot: Slot, last: Option<PrefixHash>, now: Millis) {
         if self.release(slot, last) {
             let leaf = self.node_of(slot, last);
             self.touch(slot.0, leaf, now);
@@ -56,7 +53,7 @@ impl Index {
     }
 
     /// Takes one pin from a boundary, and from those before it what that pin gave them. Returns whether it had one.
-    fn release(&mut self, slot: Slot, last: PrefixHash) -> bool {
+    fn release(&mut self, slot: Slot, last: Option<PrefixHash>) -> bool {
         let mut id = self.node_of(slot, last);
         if self.nodes.get(id as usize).is_none_or(|n| n.pins == 0) {
             return false;

@@ -8,7 +8,7 @@ const MOST_LOOKED_AT: u32 = 20_000;
 
 impl Index {
     /// The prefill of the prompt that ends at `last` is over: the endpoint has all of it.
-    pub fn ready(&mut self, slot: Slot, last: PrefixHash) {
+    pub fn ready(&mut self, slot: Slot, last: Option<PrefixHash>) {
         let mut id = self.node_of(slot, last);
         // Whoever has a boundary has all before it.
         while let Some(node) = self.nodes.get_mut(id as usize).filter(|n| !n.ready) {
@@ -31,7 +31,7 @@ impl Index {
     /// The prompt that ends at `last` was sent at `sent` and found only its first `found` bytes, though more were
     /// believed there, the deepest of it last used at `used`. The endpoint evicts what it has not used for longest, so
     /// with what is missing went all that was last used no later. Returns how many boundaries were forgotten.
-    pub fn lost(&mut self, slot: Slot, last: PrefixHash, found: u32, used: Millis, sent: Millis) -> u64 {
+    pub fn lost(&mut self, slot: Slot, last: Option<PrefixHash>, found: u32, used: Millis, sent: Millis) -> u64 {
         let mut id = self.node_of(slot, last);
         let mut missing = NONE;
         while let Some(node) = self.nodes.get(id as usize).filter(|n| n.end > found) {

@@ -31,16 +31,13 @@ impl View {
                     if *failed {
                         known.failures.failed(at);
                     }
-                    if let Some(last) = entry.last {
-                        self.index.retract(entry.slot, last, entry.fresh);
-                    }
+                    self.index.retract(entry.slot, entry.last, entry.fresh);
                 }
             }
             Body::Warm { endpoint, boundaries } => {
-                if let Some(slot) = self.by_id.get(endpoint)
-                    && let Some(last) = self.index.restore(*slot, boundaries, at).last
-                {
-                    self.index.ready(*slot, last);
+                if let Some(slot) = self.by_id.get(endpoint) {
+                    let restored = self.index.restore(*slot, boundaries, at);
+                    self.index.ready(*slot, restored.last);
                 }
             }
             Body::Stored { response, endpoint } => self.stored.add(*response, *endpoint, self.limits.max_stored),
@@ -105,9 +102,7 @@ impl View {
         let Some(entry) = self.in_flight.get_mut(&key) else { return };
         entry.bytes = bytes;
         if let Some(slot) = self.by_id.get(&entry.endpoint) {
-            if let Some(last) = entry.last {
-                self.index.unpin(*slot, last, at);
-            }
+            self.index.unpin(*slot, entry.last, at);
             let inserted = self.index.insert_pinned(*slot, boundaries, at);
             (entry.fresh, entry.ready, entry.used) = (inserted.fresh, inserted.ready, inserted.used);
             entry.last = inserted.last;
@@ -121,9 +116,7 @@ impl View {
         }
         let entry = *entry;
         let Some(known) = current(&mut self.known, &entry) else { return };
-        if let Some(last) = entry.last {
-            self.index.ready(entry.slot, last);
-        }
+        self.index.ready(entry.slot, entry.last);
         known.failures.answered();
         known.load.first_token(entry.demand, known.prefill.likely(&self.prefill, at), at);
         let busy = known.load.in_flight() > known.load.decoding();
@@ -180,9 +173,7 @@ impl View {
         if let Some(known) = current(&mut self.known, &entry) {
             let rate = known.prefill.likely(&self.prefill, at);
             known.load.ended(entry.demand, entry.first_token.is_some(), rate, at);
-            if let Some(last) = entry.last {
-                self.index.unpin(entry.slot, last, at);
-            }
+            self.index.unpin(entry.slot, entry.last, at);
         }
         Some(entry)
     }

@@ -23,9 +23,7 @@ impl View {
         if current(&mut self.known, entry).is_none() {
             return;
         }
-        if let Some(last) = entry.last {
-            self.index.ready(entry.slot, last);
-        }
+        self.index.ready(entry.slot, entry.last);
         if cached.is_none() && (prompt.is_some() || entry.first_token.is_some()) {
             let believed = self.tokens(entry.ready);
             if let Some(known) = current(&mut self.known, entry) {
@@ -56,10 +54,8 @@ impl View {
             // What was used after the first of these was sent was computed anew.
             self.forgotten += self.index.forget_before(entry.slot, since);
         }
-        if let Some(last) = entry.last {
-            let found = (found * bytes_per_token) as u32;
-            self.forgotten += self.index.lost(entry.slot, last, found, entry.used, entry.at);
-        }
+        self.forgotten +=
+            self.index.lost(entry.slot, entry.last, (found * bytes_per_token) as u32, entry.used, entry.at);
     }
 
     /// For engines that do not report cached tokens: a first token that came as late as if nothing had been cached, from

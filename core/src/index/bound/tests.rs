@@ -134,7 +134,7 @@ proptest! {
                 in_flight.push((Slot(*slot), chain, inserted, held));
             } else {
                 let (slot, _, over, _) = in_flight.swap_remove(which.index(in_flight.len()));
-                over.last.into_iter().for_each(|last| real.unpin(slot, last, now));
+                real.unpin(slot, over.last, now);
             }
             prop_assert!(real.entries() <= max_entries);
             for (slot, chain, _, held) in &in_flight {
@@ -142,7 +142,7 @@ proptest! {
             }
         }
         for (slot, _, over, _) in in_flight {
-            over.last.into_iter().for_each(|last| real.unpin(slot, last, Millis(99)));
+            real.unpin(slot, over.last, Millis(99));
         }
         for s in (0..ENDPOINTS).map(Slot) {
             prop_assert_eq!(real.pinned(s), 0);
