@@ -23,6 +23,9 @@ use warmpath_core::router::Router;
 
 /// Longest body.
 pub const MAX_BODY: usize = 16 << 20;
+/// So much is taken from the connection, and dropped beyond [`MAX_BODY`]: a client that is refused while it sends sees a
+/// broken connection, and not why.
+const MOST_TAKEN: usize = 2 * MAX_BODY;
 
 /// Who may ask. An explanation also tells how warm others' prompts are, to who guesses them.
 #[derive(Debug)]
@@ -154,13 +157,16 @@ async fn read(body: Body, reader: &mut Reader, config: &Config) -> Result<Option
             too_large = Some(LoadOnly::TooLarge);
         }
         size = size.saturating_add(chunk.len());
-        if size > MAX_BODY {
-            let message = format!("more than {} MiB", MAX_BODY >> 20);
-            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body", message));
+        if size > MOST_TAKEN {
+            break;
         }
-        if too_large.is_none() {
+        if size <= MAX_BODY && too_large.is_none() {
             reader.feed(&chunk);
         }
+    }
+    if size > MAX_BODY {
+        let message = format!("more than {} MiB", MAX_BODY >> 20);
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body", message));
     }
     Ok(too_large)
 }
