@@ -114,8 +114,7 @@ class Gateway:
         result["cpu_us"] = dict(zip(self.processes, result.pop("cpu_us_per_request"), strict=True))
         result[CPU] = sum(result["cpu_us"].values())
         for process in self.processes.values():
-            if not process.alive():
-                raise RuntimeError(f"{process.name} ended:\n{process.log()[-3000:]}")
+            process.require()
         return result
 
 

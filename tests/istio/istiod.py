@@ -117,8 +117,7 @@ class Istiod:
             return answer.status == 200
 
     def _ready(self) -> bool:
-        if not self.process.alive():
-            raise RuntimeError(f"istiod ended:\n{self.process.log()[-3000:]}")
+        self.process.require()
         if not self._serves():
             return False
         classes = self.cluster.call("GET", "/apis/gateway.networking.k8s.io/v1/gatewayclasses/istio")

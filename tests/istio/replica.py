@@ -183,8 +183,7 @@ class GatewayReplica:
         port = next((p["containerPort"] for p in container.get("ports", []) if p.get("name") == port), port)
 
         def started() -> bool:
-            if not process.alive():
-                raise RuntimeError(f"{name} ended:\n{process.log()[-3000:]}")
+            process.require()
             with urllib.request.urlopen(f"http://{self.address}:{port}{path}", timeout=2) as answer:
                 return answer.status == 200
 

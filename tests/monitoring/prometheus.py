@@ -99,8 +99,7 @@ class Prometheus:
             raise
 
     def ready(self) -> bool:
-        if not self.process.alive():
-            raise RuntimeError(f"Prometheus ended:\n{self.process.log()[-3000:]}")
+        self.process.require()
         return self.raw("/-/ready") is not None
 
     def raw(self, path: str) -> str:

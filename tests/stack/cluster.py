@@ -72,8 +72,7 @@ class Cluster:
 
         def answers() -> bool:
             for process in (self.etcd, self.server):
-                if not process.alive():
-                    raise RuntimeError(f"{process.name} ended:\n{process.log()[-3000:]}")
+                process.require()
             return self.call("GET", "/readyz") is not None
 
         wait_for("the API server", answers, timeout=120, every=0.1)

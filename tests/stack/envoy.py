@@ -413,8 +413,7 @@ class Envoy(Admin):
         return [json.loads(line) for line in self.process.log().splitlines() if line.startswith("{") and line.endswith("}")]
 
     def ready(self) -> bool:
-        if not self.process.alive():
-            raise RuntimeError(f"Envoy ended:\n{self.process.log()[-3000:]}")
+        self.process.require()
         return self.get("/ready").startswith("LIVE")
 
     def stop(self) -> None:

@@ -25,8 +25,7 @@ class Pod:
 
     def ready(self) -> "Pod":
         def answers() -> bool:
-            if not self.process.alive():
-                raise RuntimeError(f"the pod ended:\n{self.process.log()[-2000:]}")
+            self.process.require()
             return self.get("/health") is not None
 
         wait_for(f"pod {self.address}", answers)

@@ -1,12 +1,14 @@
 """Child processes that end with their parent, and free ports."""
 
 import ctypes
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -17,11 +19,34 @@ def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def _ports() -> Iterator[int]:
+    """Ports that the kernel gives to no outgoing connection: under load, one of those would be taken between the choice
+    and the bind. From anywhere, for runs beside each other; none twice before all were given."""
+    low, high = 32768, 60999
+    if (limits := Path("/proc/sys/net/ipv4/ip_local_port_range")).exists():
+        low, high = map(int, limits.read_text().split())
+    ports = [port for port in range(10240, 65536) if not low <= port <= high]
+    if not ports:
+        raise RuntimeError(f"all ports are ephemeral ({low} to {high}): none is left to listen on")
+    at = random.SystemRandom().randrange(len(ports))
+    return itertools.cycle(ports[at:] + ports[:at])
+
+
+_next_port = _ports()
+
+
+def _bindable(port: int) -> bool:
+    with socket.socket() as s:
+        try:
+            s.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 def free_port() -> int:
     """A port that was free a moment ago, on loopback."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    return next(filter(_bindable, _next_port))
 
 
 def wait_for(what: str, check: Callable[[], object], timeout: float = 20.0, every: float = 0.02):
@@ -67,6 +92,11 @@ class Process:
 
     def alive(self) -> bool:
         return self.child is not None and self.child.poll() is None
+
+    def require(self) -> None:
+        """Raises what it said last, where it ended. Not an error that `wait_for` waits out."""
+        if not self.alive():
+            raise RuntimeError(f"{self.name} ended:\n{self.log()[-3000:]}")
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")

@@ -90,5 +90,9 @@ class Sidecar(Pages):
         new.rename(self.file)
 
     def ready(self) -> "Sidecar":
-        wait_for("the sidecar", lambda: self.get("/readyz") is not None)
+        def answers() -> bool:
+            self.process.require()
+            return self.get("/readyz") is not None
+
+        wait_for("the sidecar", answers)
         return self
