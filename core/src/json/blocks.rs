@@ -2,9 +2,9 @@
 //!
 //! Strings of agent chats are short and full of `\"` and `\n`: a search that starts anew behind each of them costs more
 //! than the bytes do. So a block is compared once, bit arithmetic takes out what a backslash escapes, and a word of bits
-//! tells where to stop: at quotes that end or begin a string, and at escapes that are not [short](SHORT).
+//! tells where to stop: at quotes that end or begin a string, and at escapes that are not [short](super::escape::SHORT).
 
-use super::escape::SHORT;
+use super::escape::SHORT_LETTERS;
 use wide::u8x16;
 
 /// Bytes that are compared together: a bit each in a `u64`.
@@ -140,7 +140,8 @@ fn compare(block: &[u8; BLOCK], escaped: bool, len: usize) -> (u64, bool, bool) 
     }
     let (escapes, escaped) = pair(backslashes, u64::from(escaped));
     let text = u64::MAX >> (BLOCK - len).min(BLOCK - 1);
-    let stops = (quotes & !escaped) | (escaped & !shorts(block) & text);
+    let short = quotes | backslashes | letters(block);
+    let stops = (quotes & !escaped) | (escaped & !short & text);
     (stops, (escapes >> len.saturating_sub(1)) & 1 == 1, high)
 }
 
@@ -154,21 +155,23 @@ fn pair(backslashes: u64, carry: u64) -> (u64, u64) {
     (escapes_and_ends & backslashes, escapes_and_ends ^ (backslashes | carry))
 }
 
-/// A bit for each byte that makes a short escape.
+/// A bit for each letter that makes a short escape. The others are known by then: compared again here, or kept as the
+/// vectors that they were, they would need more registers than there are.
 #[inline]
-fn shorts(block: &[u8; BLOCK]) -> u64 {
-    let (mut shorts, mut shift) = (0, 0);
+fn letters(block: &[u8; BLOCK]) -> u64 {
+    let (mut letters, mut shift) = (0, 0);
     for part in block.as_chunks::<16>().0 {
         let part = u8x16::new(*part);
-        let short = SHORT.iter().fold(u8x16::splat(0), |any, byte| any | part.simd_eq(u8x16::splat(*byte)));
-        shorts |= u64::from(short.to_bitmask()) << shift;
+        let letter = SHORT_LETTERS.iter().fold(u8x16::splat(0), |any, byte| any | part.simd_eq(u8x16::splat(*byte)));
+        letters |= u64::from(letter.to_bitmask()) << shift;
         shift += 16;
     }
-    shorts
+    letters
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::escape::SHORT;
     use super::*;
     use proptest::collection::vec;
     use proptest::prelude::*;

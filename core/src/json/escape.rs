@@ -3,6 +3,8 @@
 
 /// What after a `\` stays as it is.
 pub(super) const SHORT: [u8; 7] = *b"\"\\ntrbf";
+/// Those of them that are letters.
+pub(super) const SHORT_LETTERS: [u8; 5] = *b"ntrbf";
 
 /// The short escape of a character that must not stand in a string, or has one.
 pub(super) fn shortened(point: u32) -> Option<u8> {
