@@ -11,11 +11,13 @@
 
 mod bound;
 mod holders;
+mod matching;
 mod pins;
 mod recency;
 mod truth;
 
 pub use holders::HashedMap;
+pub use matching::Match;
 
 use crate::prefix::Boundary;
 use crate::units::{EndpointId, Millis, PrefixHash, mix};
@@ -56,16 +58,6 @@ struct Cache {
     newest: u32,
 }
 
-/// What an endpoint holds of a prompt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Match {
-    /// Bytes from its beginning.
-    pub bytes: u32,
-    /// Prompts in flight there that end at that point or go on differently from it: many where a beginning ends that is
-    /// in demand now, none or one where a conversation goes on.
-    pub sharing: u32,
-}
-
 /// What an insert found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inserted {
@@ -81,6 +73,17 @@ pub struct Inserted {
     pub last: Option<PrefixHash>,
 }
 
+/// A prompt that an endpoint holds, or the part of one that was not told of before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// When it was used last.
+    pub used: Millis,
+    /// Whether it starts at a boundary of a chain before it, and not at the prompt's beginning: nothing is told twice.
+    pub continues: bool,
+    /// Its boundaries.
+    pub boundaries: Vec<Boundary>,
+}
+
 /// The index. See the module's text.
 #[derive(Debug)]
 pub struct Index {
@@ -89,6 +92,8 @@ pub struct Index {
     free: Vec<u32>,
     caches: Vec<Option<Cache>>,
     bound: Bound,
+    /// Whether an endpoint may hold a boundary without all of the prompt's boundaries before it.
+    gaps: bool,
     evicted: u64,
     digest: u64,
 }
@@ -104,6 +109,7 @@ impl Index {
             free: Vec::new(),
             caches: Vec::new(),
             bound: Bound::new(max_entries),
+            gaps: false,
             evicted: 0,
             digest: 0,
         }
@@ -138,42 +144,6 @@ impl Index {
         self.shrink(slot.0);
     }
 
-    /// For each slot, what its endpoint holds of the prompt. `out` is resized to the slots.
-    pub fn matches(&self, boundaries: &[Boundary], out: &mut Vec<Match>) {
-        out.clear();
-        out.resize(self.caches.len(), Match::default());
-        let mut open = self.caches.iter().flatten().filter(|c| c.entries > 0).count();
-        for boundary in boundaries.iter().rev() {
-            if open == 0 {
-                break;
-            }
-            let Some(holders) = self.holders.get(&boundary.hash) else { continue };
-            for (slot, node) in holders.as_slice() {
-                if let Some(found) = out.get_mut(*slot as usize)
-                    && found.bytes == 0
-                {
-                    let sharing = self.nodes.get(*node as usize).map_or(0, |n| n.pins);
-                    *found = Match { bytes: boundary.end, sharing };
-                    open -= 1;
-                }
-            }
-        }
-    }
-
-    /// How many bytes of the prompt one endpoint holds.
-    #[must_use]
-    pub fn matched(&self, slot: Slot, boundaries: &[Boundary]) -> u32 {
-        self.deepest(slot.0, boundaries).map_or(0, |(_, _, end)| end)
-    }
-
-    fn deepest(&self, slot: u32, boundaries: &[Boundary]) -> Option<(usize, u32, u32)> {
-        boundaries
-            .iter()
-            .enumerate()
-            .rev()
-            .find_map(|(i, b)| Some((i, self.holders.get(&b.hash)?.node_of(slot)?, b.end)))
-    }
-
     /// The endpoint in `slot` used or will use this prompt: it holds all of it now, and last evicts it.
     pub fn insert(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
         let inserted = self.add(slot, boundaries, now, Admission::ByWorth);
@@ -181,8 +151,12 @@ impl Index {
         inserted
     }
 
-    /// As [`Index::insert`], of what another index held: all of it comes, as it was found worth keeping there.
-    pub fn restore(&mut self, slot: Slot, boundaries: &[Boundary], now: Millis) -> Inserted {
+    /// As [`Index::insert`], of a [`Chain`] that another index held: all of it comes, as it was found worth keeping there.
+    /// One that `continues` what is not held here, or no longer, is of no use to anybody and does not.
+    pub fn restore(&mut self, slot: Slot, boundaries: &[Boundary], continues: bool, now: Millis) -> Inserted {
+        if continues && self.deepest(slot.0, boundaries).is_none() {
+            return Inserted::default();
+        }
         let inserted = self.add(slot, boundaries, now, Admission::All);
         self.shrink(slot.0);
         inserted
@@ -202,10 +176,9 @@ impl Index {
             }
         }
         for boundary in boundaries.get(next..).unwrap_or_default() {
-            if boundary.end <= end && end > 0 {
-                continue;
-            }
-            if admission == Admission::ByWorth && !self.is_worth_a_place(slot.0, boundary.end - end) {
+            let nothing_new = boundary.end <= end && end > 0;
+            if nothing_new || admission == Admission::ByWorth && !self.is_worth_a_place(slot.0, boundary.end - end) {
+                self.gaps = true;
                 continue;
             }
             parent = self.grow(slot.0, *boundary, parent, end);
@@ -285,10 +258,9 @@ impl Index {
         self.digest
     }
 
-    /// What the endpoint holds, least recently used first, as prompts to [`Index::restore`]: each starts at the
-    /// nearest ancestor that was given before, so nothing is told twice.
+    /// What the endpoint holds, least recently used first, for [`Index::restore`].
     #[must_use]
-    pub fn chains(&self, slot: Slot) -> Vec<(Millis, Vec<Boundary>)> {
+    pub fn chains(&self, slot: Slot) -> Vec<Chain> {
         let mut chains = Vec::new();
         let mut told: HashedMap<PrefixHash, ()> = HashedMap::default();
         let mut at = self.cache(slot.0).map_or(NONE, |c| c.oldest);
@@ -300,17 +272,15 @@ impl Index {
         // In use for so long that they would have been evicted: the most recent of all.
         let in_use = self.nodes.iter().filter(|n| n.slot == slot.0 && n.pins > 0 && n.children == 0 && !n.listed);
         for leaf in listed.into_iter().chain(in_use) {
-            let mut chain = Vec::new();
+            let mut chain = Chain { used: leaf.touched, continues: false, boundaries: Vec::new() };
             let mut up = Some(leaf);
-            while let Some(node) = up {
-                chain.push(Boundary { hash: node.hash, end: node.end });
-                if told.insert(node.hash, ()).is_some() {
-                    break;
-                }
+            while let Some(node) = up.filter(|_| !chain.continues) {
+                chain.boundaries.push(Boundary { hash: node.hash, end: node.end });
+                chain.continues = told.insert(node.hash, ()).is_some();
                 up = self.nodes.get(node.parent as usize);
             }
-            chain.reverse();
-            chains.push((leaf.touched, chain));
+            chain.boundaries.reverse();
+            chains.push(chain);
         }
         chains
     }

@@ -2,7 +2,7 @@
 //! every VM and in the sidecar.
 
 use crate::failures::Failures;
-use crate::index::{HashedMap, Index, Slot};
+use crate::index::{Chain, HashedMap, Index, Slot};
 use crate::journal::{Body, Record, encode_slot};
 use crate::learned::{Average, LogAverage, OwnRate, PrefillMeter};
 use crate::load::{Demand, Load};
@@ -272,10 +272,10 @@ impl View {
         }
         for (i, known) in self.known.iter().enumerate() {
             let Some(known) = known else { continue };
-            for (at, boundaries) in self.index.chains(Slot(i as u32)) {
+            for Chain { used, continues, boundaries } in self.index.chains(Slot(i as u32)) {
                 size += 40 + boundaries.len() * 10;
-                let body = Body::Warm { endpoint: known.endpoint.id, boundaries };
-                batch.push(Record { request, at, body });
+                let body = Body::Warm { endpoint: known.endpoint.id, continues, boundaries };
+                batch.push(Record { request, at: used, body });
                 if size >= slot_bytes {
                     slots.push(encode_slot(&std::mem::take(&mut batch)));
                     size = 0;

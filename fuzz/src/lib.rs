@@ -96,7 +96,7 @@ enum What {
     FirstToken { ttft: f64 },
     Done { prompt: Option<u32>, cached: Option<u64>, output: Option<u64> },
     Void { failed: bool },
-    Warm { who: Who, cuts: Vec<Cut> },
+    Warm { who: Who, continues: bool, cuts: Vec<Cut> },
     Stored { response: u8, who: Who },
     Decided { prompt: u64, matched: u64, predicted: f64, steered: bool },
     Table { version: u64 },
@@ -117,7 +117,9 @@ impl From<Happened> for Record {
                 output: output.map(Tokens),
             },
             What::Void { failed } => Body::Void { failed },
-            What::Warm { who, cuts } => Body::Warm { endpoint: who.into(), boundaries: boundaries(&cuts) },
+            What::Warm { who, continues, cuts } => {
+                Body::Warm { endpoint: who.into(), continues, boundaries: boundaries(&cuts) }
+            }
             What::Stored { response, who } => {
                 Body::Stored { response: ResponseKey(response.into()), endpoint: who.into() }
             }

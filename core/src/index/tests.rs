@@ -85,6 +85,41 @@ proptest! {
     }
 
     #[test]
+    fn matches_are_what_each_endpoint_holds(
+        happened in vec((0..4_u32, vec(0..2_u8, 1..4), 0..60_usize, 0..4), 1..80),
+        capacity in prop_oneof![60..900_u64, Just(1 << 30)],
+        max_entries in prop_oneof![8..300_usize, Just(1 << 20)],
+    ) {
+        let mut real = bounded(max_entries, 4, capacity);
+        let mut matches = Vec::new();
+        for (i, (slot, branches, shared, what)) in happened.iter().enumerate() {
+            let at = Millis(i as u64);
+            // Long beginnings that others share.
+            let prompt = chain(&[vec![1; *shared], branches.clone()].concat());
+            let middle = prompt.len() / 2;
+            match what {
+                0 => {
+                    let inserted = real.insert(Slot(*slot), &prompt, at);
+                    real.retract(Slot(*slot), inserted.last, inserted.fresh);
+                }
+                1 => {
+                    real.restore(Slot(*slot), &prompt[middle..], true, at);
+                }
+                _ => {
+                    real.insert(Slot(*slot), &prompt, at);
+                }
+            }
+            for (_, branches, shared, _) in &happened {
+                let probe = chain(&[vec![1; *shared], branches.clone()].concat());
+                real.matches(&probe, &mut matches);
+                for (s, found) in (0..).zip(&matches) {
+                    prop_assert_eq!(found.bytes, real.matched(Slot(s), &probe));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_refill_rebuilds_it(
         prompts in vec((0..2_u32, vec(0..3_u8, 1..7)), 1..60),
         capacity in 50..400_u64,
@@ -97,8 +132,8 @@ proptest! {
         let mut copy = bounded(max_entries, 2, capacity);
         for round in 0..2 {
             for slot in [Slot(0), Slot(1)] {
-                for (at, chain) in original.chains(slot) {
-                    copy.restore(slot, &chain, at);
+                for Chain { used, continues, boundaries } in original.chains(slot) {
+                    copy.restore(slot, &boundaries, continues, used);
                 }
             }
             prop_assert_eq!(copy.digest(), original.digest(), "round {}", round);

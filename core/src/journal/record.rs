@@ -79,7 +79,9 @@ pub enum Body {
     Warm {
         /// Who.
         endpoint: EndpointId,
-        /// What; may start in the middle of a prompt, at a boundary that was told before.
+        /// Whether it starts in the middle of a prompt, at a boundary that was told before.
+        continues: bool,
+        /// What.
         boundaries: Vec<Boundary>,
     },
     /// A new endpoint table is in shared data.
@@ -185,12 +187,15 @@ impl Record {
                     w.varint(tokens.map_or(0, |t| t.0.saturating_add(1)));
                 }
             }
-            // Older readers take a longer record as well, and older writers' ends before the flag.
+            // As with the flag below: older readers take a longer record as well, and older writers' ends before it.
             Body::Void { failed } if *failed => w.u8(1),
             Body::Void { .. } | Body::RefillWanted => {}
-            Body::Warm { endpoint, boundaries } => {
+            Body::Warm { endpoint, continues, boundaries } => {
                 w.u64(endpoint.0);
                 write_boundaries(&mut w, boundaries);
+                if *continues {
+                    w.u8(1);
+                }
             }
             Body::Table { version } => w.u64(*version),
             Body::Stored { response, endpoint } => {
@@ -219,7 +224,10 @@ impl Record {
                 Body::Done { prompt: tokens()?, cached: tokens()?, output: tokens()? }
             }
             5 => Body::Void { failed: r.remaining() > 0 && r.u8()? != 0 },
-            6 => Body::Warm { endpoint: EndpointId(r.u64()?), boundaries: read_boundaries(&mut r)? },
+            6 => {
+                let (endpoint, boundaries) = (EndpointId(r.u64()?), read_boundaries(&mut r)?);
+                Body::Warm { endpoint, continues: r.remaining() > 0 && r.u8()? != 0, boundaries }
+            }
             7 => Body::Table { version: r.u64()? },
             8 => Body::RefillWanted,
             9 => Body::Stored { response: ResponseKey(r.u64()?), endpoint: EndpointId(r.u64()?) },
@@ -318,7 +326,11 @@ pub(crate) mod tests {
             ),
             (tokens(), tokens(), tokens()).prop_map(|(prompt, cached, output)| Body::Done { prompt, cached, output }),
             any::<bool>().prop_map(|failed| Body::Void { failed }),
-            (any::<u64>(), boundaries()).prop_map(|(e, b)| Body::Warm { endpoint: EndpointId(e), boundaries: b }),
+            (any::<u64>(), any::<bool>(), boundaries()).prop_map(|(e, continues, boundaries)| Body::Warm {
+                endpoint: EndpointId(e),
+                continues,
+                boundaries
+            }),
             any::<u64>().prop_map(|version| Body::Table { version }),
             Just(Body::RefillWanted),
             (any::<u64>(), any::<u64>())
