@@ -19,6 +19,10 @@ pub struct LogAverage {
 const WEIGHT: f64 = 0.1;
 /// A sample counts as at most this factor away from the average, once there are some.
 const OUTLIER: f64 = 3.0;
+/// And as something between these, the first ones as well: a peer may tell of a time to first token of 1e300 s, and sums
+/// and products of what is learned must stay numbers.
+const LEAST: f64 = 1e-9;
+const MOST: f64 = 1e9;
 
 impl LogAverage {
     /// Starts at `prior`.
@@ -36,7 +40,7 @@ impl LogAverage {
         self.samples = self.samples.saturating_add(1);
         // The first samples replace the prior, later ones move the average slowly.
         let weight = (1.0 / f64::from(self.samples)).max(WEIGHT);
-        let step = sample.ln() - self.log;
+        let step = sample.clamp(LEAST, MOST).ln() - self.log;
         let bound = if self.samples > 4 { OUTLIER.ln() } else { f64::INFINITY };
         self.log += weight * step.clamp(-bound, bound);
         self.value = self.log.exp();
@@ -181,6 +185,15 @@ mod tests {
         let mut a = LogAverage::new(10_000.0);
         a.add(500.0);
         assert!((a.value() - 500.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn whatever_is_learned_can_be_added_and_multiplied() {
+        for absurd in [f64::MAX, 1e300, f64::MIN_POSITIVE] {
+            let mut a = LogAverage::new(10_000.0);
+            a.add(absurd);
+            assert!((LEAST * 0.99..MOST * 1.01).contains(&a.value()), "{}", a.value());
+        }
     }
 
     #[test]
