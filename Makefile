@@ -73,8 +73,16 @@ check: setup ## formatting, lints, documentation, licences
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p warmpath-filter -p warmpath-core --target $(WASM) -- -D warnings
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS="--cfg fuzzing" cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+	$(MAKE) --no-print-directory check-panics
 	tests/tools/deny
+
+# With the names of functions; otherwise as `make build` makes it.
+.PHONY: check-panics
+check-panics: setup ## which panics the built filter holds, and why they are not reached
+	cargo build -p warmpath-filter --target $(WASM) --release --quiet --config 'profile.release.strip="none"' --target-dir target/named
+	cargo run -p warmpath-filter --example panics --quiet -- target/named/$(WASM)/release/warmpath_filter.wasm
 
 .PHONY: bench
 bench: build ## one decision (read, hash, fold, place): native, in wasmtime, in Envoy

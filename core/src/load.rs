@@ -106,7 +106,8 @@ impl Load {
     /// Presumes prefills over that will not be seen, when their time has passed.
     fn presume(&mut self, rate: f64, now: Millis) {
         let (over, since) = self.presumed_over(rate, now);
-        for head in self.prefilling.drain(..over) {
+        for _ in 0..over {
+            let Some(head) = self.prefilling.pop_front() else { break };
             self.pending = self.pending.saturating_sub(head.uncached);
             self.unseen += 1;
         }

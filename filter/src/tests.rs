@@ -386,6 +386,31 @@ fn a_new_process_asks_for_a_refill_and_takes_it_in() {
 }
 
 #[test]
+fn shared_data_has_no_more_keys_than_the_journal_and_a_few() {
+    let process = Process::default();
+    let config = r#"{"wiring": "streaming", "limits": {"journal_slots": 1024}}"#;
+    let mut vms = [Vm::new(&process, config), Vm::new(&process, config)];
+    let mut keys = Vec::new();
+    for n in 0..6000 {
+        process.millis.set(n * 20);
+        let vm = &mut vms[n as usize % 2];
+        if n % 50 == 0 {
+            vm.table(n + 1, 3);
+        }
+        let (mut http, sent) = vm.chat(&format!("{n} "));
+        if n % 3 > 0 {
+            let chosen = sent.split(',').next().unwrap().to_owned();
+            vm.answered(&mut *http, &chosen, "200");
+            vm.done(&mut *http, USAGE);
+        }
+        vm.root.on_tick();
+        keys.push(process.keys());
+    }
+    assert!(keys[5999] <= 1024 + 8, "{}", keys[5999]);
+    assert_eq!(keys[2999], keys[5999], "Envoy never forgets one");
+}
+
+#[test]
 fn a_context_of_an_unconfigured_root_does_nothing() {
     let host = Fake::of(&Process::default());
     let root = Root::new(1, Rc::clone(&host) as Rc<dyn Host>);

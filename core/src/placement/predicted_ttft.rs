@@ -192,8 +192,11 @@ impl Policy for PredictedTtft {
         } else {
             Reason::Warm
         };
-        ranked.swap(0, if reason == Reason::Warm { warm } else { first });
-        if let Some((_, others)) = ranked.split_first_mut() {
+        let chosen = if reason == Reason::Warm { warm } else { first };
+        if let Some((first, others)) = ranked.split_first_mut() {
+            if let Some(chosen) = chosen.checked_sub(1).and_then(|at| others.get_mut(at)) {
+                std::mem::swap(first, chosen);
+            }
             let best = best.saturating_sub(1);
             if best < others.len() {
                 others.select_nth_unstable_by(best, before);

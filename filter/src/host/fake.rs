@@ -45,6 +45,13 @@ pub struct Fake {
     values: RefCell<HashMap<String, u64>>,
 }
 
+impl Process {
+    /// Keys of shared data.
+    pub fn keys(&self) -> usize {
+        self.shared.borrow().len()
+    }
+}
+
 impl Fake {
     /// A VM of `process`.
     pub fn of(process: &Process) -> Rc<Self> {
