@@ -17,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from stack.client import Client  # noqa: E402
-from stack.envoy import Envoy  # noqa: E402
+from stack.envoy import Envoy, assert_sound  # noqa: E402
 from stack.pods import Pod  # noqa: E402
 from stack.sidecar import Sidecar  # noqa: E402
 from stack.stack import Stack  # noqa: E402
@@ -25,15 +25,6 @@ from stack.stack import Stack  # noqa: E402
 WIRINGS = ("buffered", "streaming")
 # Large enough that nothing is evicted while tests run.
 ROOMY = {"instant": True, "kv_tokens": 2_000_000}
-# Signs of a filter that broke, in Envoy's log.
-BROKEN = ("panicked", "Function: proxy_", "Wasm VM failed", "wasm_trap", "Unable to create Wasm")
-
-
-def assert_sound(envoy: Envoy) -> None:
-    """Envoy runs, and its log shows no filter that broke."""
-    log = envoy.process.log()
-    assert envoy.process.alive(), log[-3000:]
-    assert [line for line in log.splitlines() if any(sign in line for sign in BROKEN)] == []
 
 
 @pytest.fixture(scope="module", params=WIRINGS)

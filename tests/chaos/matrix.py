@@ -21,10 +21,8 @@ from chaos import hits, report  # noqa: E402
 from chaos.faults import FAULTS, Fault  # noqa: E402
 from chaos.side import PLAIN, Side  # noqa: E402
 from stack import paths  # noqa: E402
+from stack.envoy import BROKEN  # noqa: E402
 from stack.process import wait_for  # noqa: E402
-
-# Signs of a filter that broke, in Envoy's log.
-BROKEN = ("panicked", "Function: proxy_", "Wasm VM failed", "wasm_trap", "Unable to create Wasm")
 
 
 @dataclass(frozen=True)

@@ -418,3 +418,14 @@ class Envoy(Admin):
 
     def stop(self) -> None:
         self.process.stop()
+
+
+# Signs of a filter that broke, in Envoy's log.
+BROKEN = ("panicked", "Function: proxy_", "Wasm VM failed", "wasm_trap", "Unable to create Wasm")
+
+
+def assert_sound(envoy: Envoy) -> None:
+    """Envoy runs, and its log shows no filter that broke."""
+    log = envoy.process.log()
+    assert envoy.process.alive(), log[-3000:]
+    assert [line for line in log.splitlines() if any(sign in line for sign in BROKEN)] == []
