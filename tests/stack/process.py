@@ -25,7 +25,8 @@ def _ports() -> Iterator[int]:
     low, high = 32768, 60999
     if (limits := Path("/proc/sys/net/ipv4/ip_local_port_range")).exists():
         low, high = map(int, limits.read_text().split())
-    ports = [port for port in range(10240, 65536) if not low <= port <= high]
+    # Istio's own stand between 15000 and 15100.
+    ports = [port for port in range(10240, 65536) if not (low <= port <= high or 15000 <= port <= 15100)]
     if not ports:
         raise RuntimeError(f"all ports are ephemeral ({low} to {high}): none is left to listen on")
     at = random.SystemRandom().randrange(len(ports))
