@@ -73,13 +73,22 @@ pub struct Inserted {
     pub last: Option<PrefixHash>,
 }
 
+/// What of a prompt a [`Chain`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// It starts at a boundary of a chain before it, and not at the prompt's beginning: nothing is told twice.
+    pub continues: bool,
+    /// Boundaries of the prompt may have been left out.
+    pub gaps: bool,
+}
+
 /// A prompt that an endpoint holds, or the part of one that was not told of before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     /// When it was used last.
     pub used: Millis,
-    /// Whether it starts at a boundary of a chain before it, and not at the prompt's beginning: nothing is told twice.
-    pub continues: bool,
+    /// What of a prompt it is.
+    pub extent: Extent,
     /// Its boundaries.
     pub boundaries: Vec<Boundary>,
 }
@@ -92,7 +101,8 @@ pub struct Index {
     free: Vec<u32>,
     caches: Vec<Option<Cache>>,
     bound: Bound,
-    /// Whether an endpoint may hold a boundary without all of the prompt's boundaries before it.
+    /// Whether an endpoint may hold a boundary without all of the prompt's boundaries before it. Once true it stays: one
+    /// that was left out is not told of by what is held.
     gaps: bool,
     evicted: u64,
     digest: u64,
@@ -153,11 +163,10 @@ impl Index {
 
     /// As [`Index::insert`], of a [`Chain`] that another index held: all of it comes, as it was found worth keeping there.
     /// One that `continues` what is not held here, or no longer, is of no use to anybody and does not.
-    pub fn restore(&mut self, slot: Slot, boundaries: &[Boundary], continues: bool, now: Millis) -> Inserted {
-        if continues && self.deepest(slot.0, boundaries).is_none() {
-            return Inserted::default();
-        }
-        let inserted = self.add(slot, boundaries, now, Admission::All);
+    pub fn restore(&mut self, slot: Slot, boundaries: &[Boundary], extent: Extent, now: Millis) -> Inserted {
+        self.gaps |= extent.gaps;
+        let admission = if extent.continues { Admission::Continuation } else { Admission::All };
+        let inserted = self.add(slot, boundaries, now, admission);
         self.shrink(slot.0);
         inserted
     }
@@ -174,6 +183,8 @@ impl Index {
             if let Some(node) = self.nodes.get(node as usize) {
                 (inserted.used, inserted.last) = (node.touched, Some(node.hash));
             }
+        } else if admission == Admission::Continuation {
+            return inserted;
         }
         for boundary in boundaries.get(next..).unwrap_or_default() {
             let nothing_new = boundary.end <= end && end > 0;
@@ -272,15 +283,16 @@ impl Index {
         // In use for so long that they would have been evicted: the most recent of all.
         let in_use = self.nodes.iter().filter(|n| n.slot == slot.0 && n.pins > 0 && n.children == 0 && !n.listed);
         for leaf in listed.into_iter().chain(in_use) {
-            let mut chain = Chain { used: leaf.touched, continues: false, boundaries: Vec::new() };
+            let mut extent = Extent { continues: false, gaps: self.gaps };
+            let mut boundaries = Vec::new();
             let mut up = Some(leaf);
-            while let Some(node) = up.filter(|_| !chain.continues) {
-                chain.boundaries.push(Boundary { hash: node.hash, end: node.end });
-                chain.continues = told.insert(node.hash, ()).is_some();
+            while let Some(node) = up.filter(|_| !extent.continues) {
+                boundaries.push(Boundary { hash: node.hash, end: node.end });
+                extent.continues = told.insert(node.hash, ()).is_some();
                 up = self.nodes.get(node.parent as usize);
             }
-            chain.boundaries.reverse();
-            chains.push(chain);
+            boundaries.reverse();
+            chains.push(Chain { used: leaf.touched, extent, boundaries });
         }
         chains
     }

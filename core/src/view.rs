@@ -272,9 +272,9 @@ impl View {
         }
         for (i, known) in self.known.iter().enumerate() {
             let Some(known) = known else { continue };
-            for Chain { used, continues, boundaries } in self.index.chains(Slot(i as u32)) {
+            for Chain { used, extent, boundaries } in self.index.chains(Slot(i as u32)) {
                 size += 40 + boundaries.len() * 10;
-                let body = Body::Warm { endpoint: known.endpoint.id, continues, boundaries };
+                let body = Body::Warm { endpoint: known.endpoint.id, extent, boundaries };
                 batch.push(Record { request, at: used, body });
                 if size >= slot_bytes {
                     slots.push(encode_slot(&std::mem::take(&mut batch)));

@@ -4,6 +4,7 @@
 use arbitrary::Arbitrary;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
+use warmpath_core::index::Extent;
 use warmpath_core::journal::{Body, Record};
 use warmpath_core::placement::Reason;
 use warmpath_core::prefix::Boundary;
@@ -96,7 +97,7 @@ enum What {
     FirstToken { ttft: f64 },
     Done { prompt: Option<u32>, cached: Option<u64>, output: Option<u64> },
     Void { failed: bool },
-    Warm { who: Who, continues: bool, cuts: Vec<Cut> },
+    Warm { who: Who, continues: bool, gaps: bool, cuts: Vec<Cut> },
     Stored { response: u8, who: Who },
     Decided { prompt: u64, matched: u64, predicted: f64, steered: bool },
     Table { version: u64 },
@@ -117,8 +118,8 @@ impl From<Happened> for Record {
                 output: output.map(Tokens),
             },
             What::Void { failed } => Body::Void { failed },
-            What::Warm { who, continues, cuts } => {
-                Body::Warm { endpoint: who.into(), continues, boundaries: boundaries(&cuts) }
+            What::Warm { who, continues, gaps, cuts } => {
+                Body::Warm { endpoint: who.into(), extent: Extent { continues, gaps }, boundaries: boundaries(&cuts) }
             }
             What::Stored { response, who } => {
                 Body::Stored { response: ResponseKey(response.into()), endpoint: who.into() }

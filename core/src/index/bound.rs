@@ -33,6 +33,8 @@ pub(super) enum Admission {
     ByWorth,
     /// All.
     All,
+    /// All, if some of it is held already.
+    Continuation,
 }
 
 /// How many boundaries there may be, and how many that has cost.

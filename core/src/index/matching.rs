@@ -2,7 +2,7 @@
 //!
 //! Whoever has a boundary has all before it, so the shallower a boundary, the more hold it, and each endpoint's deepest is
 //! found by bisection. Agents' prompts have hundreds of boundaries, most of them held by one endpoint, and looking each
-//! of them up costs a cache miss or two. Only where that order is broken (see [`Index::new`]) all are looked at.
+//! of them up costs a cache miss or two. Only where that order may be broken (see [`Index::new`]) all are looked at, for good.
 
 use super::{Holders, Index, Slot};
 use crate::prefix::Boundary;

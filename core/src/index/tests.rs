@@ -103,7 +103,7 @@ proptest! {
                     real.retract(Slot(*slot), inserted.last, inserted.fresh);
                 }
                 1 => {
-                    real.restore(Slot(*slot), &prompt[middle..], true, at);
+                    real.restore(Slot(*slot), &prompt[middle..], Extent { continues: true, gaps: false }, at);
                 }
                 _ => {
                     real.insert(Slot(*slot), &prompt, at);
@@ -132,12 +132,20 @@ proptest! {
         let mut copy = bounded(max_entries, 2, capacity);
         for round in 0..2 {
             for slot in [Slot(0), Slot(1)] {
-                for Chain { used, continues, boundaries } in original.chains(slot) {
-                    copy.restore(slot, &boundaries, continues, used);
+                for Chain { used, extent, boundaries } in original.chains(slot) {
+                    copy.restore(slot, &boundaries, extent, used);
                 }
             }
             prop_assert_eq!(copy.digest(), original.digest(), "round {}", round);
             prop_assert_eq!(copy.entries(), original.entries());
+            let mut matches = Vec::new();
+            for (_, branches) in &prompts {
+                let prompt = chain(branches);
+                copy.matches(&prompt, &mut matches);
+                for (s, found) in (0..).zip(&matches) {
+                    prop_assert_eq!(found.bytes, original.matched(Slot(s), &prompt));
+                }
+            }
         }
         // And it goes on evicting alike.
         for branches in [[9_u8, 9, 9, 9], [8, 8, 8, 8], [7, 7, 7, 7]] {

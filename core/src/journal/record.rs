@@ -4,6 +4,7 @@
 //! know. A record is: kind u8, origin u64, request number u64, moment u64 (ms), body.
 
 use crate::codec::{Reader, Truncated, Writer};
+use crate::index::Extent;
 use crate::placement::Reason;
 use crate::prefix::Boundary;
 use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, ResponseKey, Seconds, Tokens};
@@ -79,9 +80,9 @@ pub enum Body {
     Warm {
         /// Who.
         endpoint: EndpointId,
-        /// Whether it starts in the middle of a prompt, at a boundary that was told before.
-        continues: bool,
-        /// What.
+        /// What of a prompt.
+        extent: Extent,
+        /// Its boundaries.
         boundaries: Vec<Boundary>,
     },
     /// A new endpoint table is in shared data.
@@ -187,15 +188,13 @@ impl Record {
                     w.varint(tokens.map_or(0, |t| t.0.saturating_add(1)));
                 }
             }
-            // As with the flag below: older readers take a longer record as well, and older writers' ends before it.
+            // As with `extent` below: older readers take a longer record as well, and older writers' ends before it.
             Body::Void { failed } if *failed => w.u8(1),
             Body::Void { .. } | Body::RefillWanted => {}
-            Body::Warm { endpoint, continues, boundaries } => {
+            Body::Warm { endpoint, extent, boundaries } => {
                 w.u64(endpoint.0);
                 write_boundaries(&mut w, boundaries);
-                if *continues {
-                    w.u8(1);
-                }
+                w.u8(u8::from(extent.continues) | u8::from(extent.gaps) << 1);
             }
             Body::Table { version } => w.u64(*version),
             Body::Stored { response, endpoint } => {
@@ -226,7 +225,9 @@ impl Record {
             5 => Body::Void { failed: r.remaining() > 0 && r.u8()? != 0 },
             6 => {
                 let (endpoint, boundaries) = (EndpointId(r.u64()?), read_boundaries(&mut r)?);
-                Body::Warm { endpoint, continues: r.remaining() > 0 && r.u8()? != 0, boundaries }
+                // An older writer does not say: its chains may have gaps.
+                let bits = if r.remaining() > 0 { r.u8()? } else { 2 };
+                Body::Warm { endpoint, extent: Extent { continues: bits & 1 != 0, gaps: bits & 2 != 0 }, boundaries }
             }
             7 => Body::Table { version: r.u64()? },
             8 => Body::RefillWanted,
@@ -326,10 +327,8 @@ pub(crate) mod tests {
             ),
             (tokens(), tokens(), tokens()).prop_map(|(prompt, cached, output)| Body::Done { prompt, cached, output }),
             any::<bool>().prop_map(|failed| Body::Void { failed }),
-            (any::<u64>(), any::<bool>(), boundaries()).prop_map(|(e, continues, boundaries)| Body::Warm {
-                endpoint: EndpointId(e),
-                continues,
-                boundaries
+            (any::<u64>(), any::<bool>(), any::<bool>(), boundaries()).prop_map(|(e, continues, gaps, boundaries)| {
+                Body::Warm { endpoint: EndpointId(e), extent: Extent { continues, gaps }, boundaries }
             }),
             any::<u64>().prop_map(|version| Body::Table { version }),
             Just(Body::RefillWanted),

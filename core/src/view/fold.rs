@@ -34,9 +34,9 @@ impl View {
                     self.index.retract(entry.slot, entry.last, entry.fresh);
                 }
             }
-            Body::Warm { endpoint, continues, boundaries } => {
+            Body::Warm { endpoint, extent, boundaries } => {
                 if let Some(slot) = self.by_id.get(endpoint) {
-                    let restored = self.index.restore(*slot, boundaries, *continues, at);
+                    let restored = self.index.restore(*slot, boundaries, *extent, at);
                     self.index.ready(*slot, restored.last);
                 }
             }
