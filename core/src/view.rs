@@ -8,6 +8,7 @@ use crate::learned::{Average, LogAverage, OwnRate, PrefillMeter};
 use crate::load::{Demand, Load};
 use crate::table::{Endpoint, State, Table};
 use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, ResponseKey, Seconds, Tokens, mix};
+use addresses::Addresses;
 use counters::CounterCheck;
 use names::Names;
 use stored::Stored;
@@ -131,6 +132,7 @@ pub struct View {
     index: Index,
     known: Vec<Option<Known>>,
     by_id: HashedMap<EndpointId, Slot>,
+    addresses: Addresses,
     names: Names,
     stored: Stored,
     in_flight: HashedMap<(u64, u64), InFlight>,
@@ -161,6 +163,7 @@ impl View {
             index: Index::new(limits.max_entries),
             known: Vec::new(),
             by_id: HashedMap::default(),
+            addresses: Addresses::default(),
             names: Names::default(),
             stored: Stored::default(),
             in_flight: HashedMap::default(),
@@ -186,8 +189,13 @@ impl View {
         self.table_at = now;
         let mut kept = vec![false; self.known.len()];
         self.names.clear();
+        // Tables come ten times a second, and seldom change who is where.
+        let mut moved = false;
         for endpoint in &table.endpoints {
-            let slot = self.by_id.get(&endpoint.id).copied().unwrap_or_else(|| self.add(endpoint));
+            let slot = self.by_id.get(&endpoint.id).copied().unwrap_or_else(|| {
+                moved = true;
+                self.add(endpoint)
+            });
             if let Some(mark) = kept.get_mut(slot.0 as usize) {
                 *mark = true;
             }
@@ -206,6 +214,7 @@ impl View {
                 known.pool = self.names.intern(&endpoint.pool);
                 known.models = endpoint.models.iter().map(|m| self.names.intern(m)).collect();
                 known.adapters = endpoint.adapters.iter().map(|a| self.names.intern(a)).collect();
+                moved |= known.endpoint.address != endpoint.address;
                 known.endpoint = endpoint.clone();
                 // By the table's own moment: it is the same for all that fold it.
                 if let Some(since) = known.counters.counters(endpoint.counters, table.written_at) {
@@ -218,7 +227,13 @@ impl View {
             if !kept && let Some(known) = self.known.get_mut(i).and_then(Option::take) {
                 self.index.remove_endpoint(Slot(i as u32));
                 self.by_id.remove(&known.endpoint.id);
+                moved = true;
             }
+        }
+        if moved {
+            let known = self.known.iter().enumerate();
+            let at = known.filter_map(|(i, k)| Some((Slot(i as u32), k.as_ref()?.endpoint.address.as_str())));
+            self.addresses.set(at);
         }
     }
 
@@ -362,7 +377,8 @@ impl View {
     #[must_use]
     pub fn by_address(&self, address: &str, rank: Option<u32>) -> Option<(Slot, &Known)> {
         let fits = |k: &Known| k.endpoint.rank.is_none() || k.endpoint.rank == rank;
-        self.endpoints().find(|(_, k)| k.endpoint.address == address && fits(k))
+        let at = self.addresses.at(address).iter();
+        at.filter_map(|slot| Some((*slot, self.known(*slot)?))).find(|(_, k)| fits(k))
     }
 
     /// The endpoint that keeps a stored answer, while it is in the table.
@@ -464,6 +480,7 @@ impl Known {
     }
 }
 
+mod addresses;
 mod counters;
 mod fold;
 mod names;

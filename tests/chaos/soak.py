@@ -54,8 +54,8 @@ def sample(side: Side) -> dict[str, float]:
     return found
 
 
-def changes(side: Side):
-    """What happens, one after the other, for ever."""
+def changes(side: Side, builds: bool):
+    """What happens, one after the other, for ever. `builds`: new builds of the filter as well."""
     pods = side.pods
     for turn in itertools.count():
         yield "configuration", lambda: change(side, {"debug_headers": True, "limits": {"choices": 2 + turn % 2}})
@@ -67,11 +67,11 @@ def changes(side: Side):
         left = [p.address for p in pods if p is not pod]
         yield "pod leaves", lambda left=left: side.sidecar.write(left)
         yield "pod returns", lambda: side.sidecar.write([p.address for p in pods])
-        if turn % 4 == 3:
+        if builds and turn % 4 == 3:
             yield "new build", lambda: new_build(side)
 
 
-def soak(minutes: float, folder: Path) -> dict:
+def soak(minutes: float, builds: bool, folder: Path) -> dict:
     series: dict[str, Series] = {}
     done: dict[str, int] = {}
     with ExitStack() as ends:
@@ -82,7 +82,7 @@ def soak(minutes: float, folder: Path) -> dict:
         side.begin()
         began = time.monotonic()
         due_change, due_sample = CHANGE_S, 0.0
-        what = changes(side)
+        what = changes(side, builds)
         while (now := time.monotonic() - began) < minutes * 60:
             if now >= due_sample:
                 due_sample += SAMPLE_S
@@ -140,6 +140,7 @@ def plot(result: dict) -> str:
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--minutes", type=float, default=30.0)
+    p.add_argument("--no-builds", action="store_true", help="no new builds of the filter: V8 keeps what it compiled with")
     p.add_argument("--out", type=Path, default=paths.TARGET / "soak" / "result.json")
     p.add_argument("--plot", action="store_true", help="only draw docs/plots/soak.svg, of what --out holds")
     options = p.parse_args()
@@ -150,7 +151,7 @@ def main() -> int:
         print(table(result))
         return 0
     with tempfile.TemporaryDirectory(prefix="warmpath-soak-") as folder:
-        result = soak(options.minutes, Path(folder) / "side")
+        result = soak(options.minutes, not options.no_builds, Path(folder) / "side")
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{result['minutes']:g} minutes, {result['sent']:,} requests, {result['failed']} failed {result['reasons']}, ")
     print(f"{result['streams_cut']} streams cut on killed pods; changes: {result['changes']}\n")
