@@ -3,7 +3,7 @@
 
 The core: `core/examples/scale.rs`. The sidecar: the real one scrapes 10 to 1,000 addresses of one server of simulated
 pods, whose page is a recorded one of vLLM, once a second; its CPU time and memory are read from /proc, so a busy machine
-blurs them little. Writes target/bench/scale.json.
+blurs them little. Writes target/bench/scale.json; `--docs` puts what that holds into docs/scale.md and its plot.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from plots import DOCS, Axes, fill, markdown, page  # noqa: E402
 from stack.sidecar import Pages  # noqa: E402
 
 PAGE = (ROOT / "metrics-sidecar" / "fixtures" / "vllm-0.32.0.txt").read_bytes()
@@ -105,12 +106,54 @@ async def sidecars(options: argparse.Namespace) -> list[dict]:
     return rows
 
 
+# Of the core: a column's name in the docs, its key, and how a value is written.
+CORE = [
+    ("endpoints", "endpoints", "{:,}"),
+    ("entries", "entries", "{:,}"),
+    ("view, MB", "view_bytes", "{:.0f}"),
+    ("table, KB", "table_bytes", "{:.1f}"),
+    ("table read, µs", "decode_us", "{:,.1f}"),
+    ("taken over, µs", "apply_us", "{:,.1f}"),
+    ("a route folded, µs", "fold_us", "{:,.1f}"),
+    ("decision, µs", "decide_us", "{:,.1f}"),
+    ("found by address, µs", "by_address_us", "{:,.2f}"),
+]
+UNITS = {"view_bytes": 1e6, "table_bytes": 1e3}
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+
+
+def docs(result: dict) -> None:
+    """Puts the figures into docs/scale.md, and draws them."""
+    rows = [[form.format(row[key] / UNITS[key] if key in UNITS else row[key]) for _, key, form in CORE] for row in result["core"]]
+    rows.append(["slope", *(str(result["slope"].get(key, "")) for _, key, _ in CORE[1:])])
+    pods = [[f"{row['pods']:,}", f"{row['cores']:.3f}", f"{row['memory_bytes'] / 1e6:.0f}", f"{row['tables_per_s']:.1f}"] for row in result["sidecar"]]
+    tables = {
+        "core": markdown([name for name, _, _ in CORE], rows),
+        "sidecar": markdown(["pods", "cores", "memory, MB", "tables a second"], pods),
+    }
+    fill(DOCS / "scale.md", tables)
+    times = {name: key for name, key, _ in CORE if key.endswith("_us")}
+    of_core = {name: [(row["endpoints"], row[key]) for row in result["core"]] for name, key in times.items()}
+    of_sidecar = {
+        "sidecar, thousandths of a core": [(row["pods"], row["cores"] * 1000) for row in result["sidecar"]],
+        "sidecar, MB": [(row["pods"], row["memory_bytes"] / 1e6) for row in result["sidecar"]],
+    }
+    colours = dict(zip([*of_core, *of_sidecar], [*COLOURS, "#d55e00", "#0072b2"], strict=True))
+    axes = Axes(colours, ("decision, µs", "sidecar, thousandths of a core"), log=True, log_x=True)
+    panels = [("A VM of the filter, by endpoints", of_core), ("The sidecar, by pods", of_sidecar)]
+    (DOCS / "plots" / "scale.svg").write_text(page("What grows with the number of pods", "Both axes logarithmic.", panels, axes))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pods", type=int, nargs="+", default=[10, 100, 300, 1000])
     parser.add_argument("--seconds", type=float, default=30, help="measured for each number of pods")
     parser.add_argument("--out", type=Path, default=ROOT / "target/bench/scale.json")
+    parser.add_argument("--docs", action="store_true", help="only put into docs/scale.md what --out holds")
     options = parser.parse_args()
+    if options.docs:
+        docs(json.loads(options.out.read_text()))
+        return
     command = ["cargo", "run", "--quiet", "--release", "-p", "warmpath-core", "--example", "scale"]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     core = [json.loads(line) for line in done.stdout.splitlines()]
