@@ -116,10 +116,10 @@ CORE = [
     ("taken over, µs", "apply_us", "{:,.1f}"),
     ("a route folded, µs", "fold_us", "{:,.1f}"),
     ("decision, µs", "decide_us", "{:,.1f}"),
-    ("found by address, µs", "by_address_us", "{:,.2f}"),
+    ("by address, µs", "by_address_us", "{:,.2f}"),
 ]
 UNITS = {"view_bytes": 1e6, "table_bytes": 1e3}
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#222222", "#56b4e9")
 
 
 def docs(result: dict) -> None:
@@ -135,11 +135,11 @@ def docs(result: dict) -> None:
     times = {name: key for name, key, _ in CORE if key.endswith("_us")}
     of_core = {name: [(row["endpoints"], row[key]) for row in result["core"]] for name, key in times.items()}
     of_sidecar = {
-        "sidecar, thousandths of a core": [(row["pods"], row["cores"] * 1000) for row in result["sidecar"]],
-        "sidecar, MB": [(row["pods"], row["memory_bytes"] / 1e6) for row in result["sidecar"]],
+        "cores / 1,000": [(row["pods"], row["cores"] * 1000) for row in result["sidecar"]],
+        "MB": [(row["pods"], row["memory_bytes"] / 1e6) for row in result["sidecar"]],
     }
-    colours = dict(zip([*of_core, *of_sidecar], [*COLOURS, "#d55e00", "#0072b2"], strict=True))
-    axes = Axes(colours, ("decision, µs", "sidecar, thousandths of a core"), log=True, log_x=True)
+    colours = dict(zip([*of_core, *of_sidecar], COLOURS, strict=True))
+    axes = Axes(colours, ("decision, µs", "cores / 1,000"), log=True, log_x=True)
     panels = [("A VM of the filter, by endpoints", of_core), ("The sidecar, by pods", of_sidecar)]
     (DOCS / "plots" / "scale.svg").write_text(page("What grows with the number of pods", "Both axes logarithmic.", panels, axes))
 
