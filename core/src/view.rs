@@ -1,40 +1,15 @@
 //! The view: journal and table folded into what a decision needs. Equal records in equal order give equal views, in
 //! every VM and in the sidecar.
 
-use crate::failures::Failures;
 use crate::index::{Chain, HashedMap, Index, Slot};
 use crate::journal::{Body, Record, encode_slot};
-use crate::learned::{Average, LogAverage, OwnRate, PrefillMeter};
-use crate::load::{Demand, Load};
+use crate::learned::{Average, LogAverage};
+use crate::load::Demand;
 use crate::table::{Endpoint, State, Table};
 use crate::units::{EndpointId, Millis, Origin, PrefixHash, RequestId, ResponseKey, Seconds, Tokens, mix};
 use addresses::Addresses;
-use counters::CounterCheck;
 use names::Names;
 use stored::Stored;
-
-/// Bounds and priors. All memory of a view is bounded by these.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ViewLimits {
-    /// Boundaries in the index, over all endpoints.
-    pub max_entries: usize,
-    /// Requests in flight that are kept track of.
-    pub max_in_flight: usize,
-    /// Stored answers whose endpoint is remembered.
-    pub max_stored: usize,
-    /// A request not over after this long is forgotten: its `done` was lost.
-    pub in_flight_expiry: Seconds,
-    /// Cache size of an endpoint that does not tell its own.
-    pub default_capacity: Tokens,
-    /// Prefill rate until the first sample, tokens a second.
-    pub prior_prefill_rate: f64,
-    /// Canonical bytes a token until the first sample.
-    pub prior_bytes_per_token: f64,
-    /// Constant part of a time to first token until the first sample: network, tokenizer, one engine step.
-    pub prior_base: Seconds,
-    /// What each decoding request adds to it until the first sample.
-    pub prior_per_decode: Seconds,
-}
 
 /// Tokens that a request generates, and seconds from its first token to its end, until the first are seen.
 const PRIOR_OUTPUT: f64 = 128.0;
@@ -48,22 +23,6 @@ const CROWDED: f64 = 0.7;
 /// A wait for KV memory is at most so many service times.
 const MOST_TURNS: f64 = 20.0;
 
-impl Default for ViewLimits {
-    fn default() -> Self {
-        Self {
-            max_entries: 500_000,
-            max_in_flight: 65_536,
-            max_stored: 65_536,
-            in_flight_expiry: Seconds(600.0),
-            default_capacity: Tokens(400_000),
-            prior_prefill_rate: 8_000.0,
-            prior_bytes_per_token: 4.0,
-            prior_base: Seconds(0.02),
-            prior_per_decode: Seconds(0.001),
-        }
-    }
-}
-
 /// What a prompt meets in an endpoint's KV cache. A full cache turns over once in the time that a request is served, so what
 /// does not fit waits for its share of that time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -74,34 +33,6 @@ pub struct KvPressure {
     pub wait: Seconds,
     /// The same for what would have to wait if the next burst came: a charge, not a time.
     pub crowding: Seconds,
-}
-
-/// What is known of one endpoint.
-#[derive(Debug)]
-pub struct Known {
-    /// As the table has it.
-    pub endpoint: Endpoint,
-    /// What the journal says is in flight.
-    pub load: Load,
-    /// Requests seen at the last scrape that the journal knows nothing of: other gateways' or direct clients'.
-    pub foreign: u32,
-    /// Requests that waited there, beyond ours as the journal has them.
-    foreign_waiting: u32,
-    /// KV cache tokens that were held at the last scrape beyond what the journal knows of.
-    foreign_kv: Tokens,
-    pool: Name,
-    models: Vec<Name>,
-    adapters: Vec<Name>,
-    counters: CounterCheck,
-    /// Tokens a second that it prefills.
-    pub prefill: OwnRate,
-    meter: PrefillMeter,
-    /// Answers in a row that found nothing of what was believed to be there, and when the first of them was sent.
-    all_missing: (u32, Millis),
-    /// What failed there.
-    pub failures: Failures,
-    /// Requests routed to it, ever.
-    pub routed: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -240,22 +171,7 @@ impl View {
     fn add(&mut self, endpoint: &Endpoint) -> Slot {
         let at = self.known.iter().position(Option::is_none).unwrap_or(self.known.len());
         let slot = Slot(at as u32);
-        let known = Known {
-            endpoint: endpoint.clone(),
-            load: Load::default(),
-            foreign: 0,
-            foreign_waiting: 0,
-            foreign_kv: Tokens(0),
-            pool: Name::default(),
-            models: Vec::new(),
-            adapters: Vec::new(),
-            counters: CounterCheck::default(),
-            prefill: OwnRate::new(),
-            meter: PrefillMeter::default(),
-            all_missing: (0, Millis(0)),
-            failures: Failures::default(),
-            routed: 0,
-        };
+        let known = Known::new(endpoint);
         match self.known.get_mut(at) {
             Some(place) => *place = Some(known),
             None => self.known.push(Some(known)),
@@ -448,45 +364,17 @@ fn current<'a>(known: &'a mut [Option<Known>], entry: &InFlight) -> Option<&'a m
     known.get_mut(entry.slot.0 as usize)?.as_mut().filter(|k| k.endpoint.id == entry.endpoint)
 }
 
-impl Known {
-    /// Whether new requests may go there.
-    #[must_use]
-    pub fn is_choosable(&self) -> bool {
-        self.endpoint.state.is_choosable()
-    }
-
-    /// Whether it belongs to that pool.
-    #[must_use]
-    pub fn is_in(&self, pool: Name) -> bool {
-        self.pool == pool
-    }
-
-    /// Whether it says that it serves that model or adapter.
-    #[must_use]
-    pub fn serves(&self, model: Name) -> bool {
-        self.models.contains(&model)
-    }
-
-    /// Whether it has that adapter on its GPU, or is about to.
-    #[must_use]
-    pub fn has_loaded(&self, adapter: Name) -> bool {
-        self.adapters.contains(&adapter)
-    }
-
-    /// Requests that wait there: as the last scrape says, and by what the journal says has changed since.
-    #[must_use]
-    pub fn waiting(&self, prefill_rate: f64, now: Millis) -> u32 {
-        self.foreign_waiting.saturating_add(self.load.waiting(prefill_rate, now))
-    }
-}
-
 mod addresses;
 mod counters;
 mod fold;
+mod known;
+mod limits;
 mod names;
 mod stored;
 mod truth;
 
+pub use known::Known;
+pub use limits::ViewLimits;
 pub use names::Name;
 
 #[cfg(test)]

@@ -140,7 +140,7 @@ def plot(result: dict) -> str:
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--minutes", type=float, default=30.0)
-    p.add_argument("--no-builds", action="store_true", help="no new builds of the filter: V8 keeps what it compiled with")
+    p.add_argument("--no-builds", action="store_true", help="leave out new builds of the filter: with each, Envoy's memory grows")
     p.add_argument("--out", type=Path, default=paths.TARGET / "soak" / "result.json")
     p.add_argument("--plot", action="store_true", help="only draw docs/plots/soak.svg, of what --out holds")
     options = p.parse_args()

@@ -12,12 +12,7 @@ impl Addresses {
     pub(super) fn set<'a>(&mut self, endpoints: impl Iterator<Item = (Slot, &'a str)>) {
         self.0.clear();
         for (slot, address) in endpoints {
-            match self.0.get_mut(address) {
-                Some(slots) => slots.push(slot),
-                None => {
-                    self.0.insert(address.to_owned(), vec![slot]);
-                }
-            }
+            self.0.entry(address.to_owned()).or_default().push(slot);
         }
     }
 
