@@ -47,15 +47,39 @@ struct Node {
     ready: bool,
 }
 
+/// An endpoint's cache. Sizes in bytes of prompt.
 #[derive(Clone, Copy, Debug)]
-struct Cache {
+pub(crate) struct Cache {
     id: EndpointId,
     used: u64,
-    pinned: u64,
+    /// What the requests in flight there hold, what they share counted once.
+    pub(crate) pinned: u64,
     capacity: u64,
+    /// 1 / capacity.
+    share_of_byte: f64,
     entries: u64,
     oldest: u32,
+    /// When that was used: here as well, as a decision asks it of every endpoint.
+    oldest_use: Millis,
     newest: u32,
+}
+
+/// Of a cache without room, so much that none is left.
+fn share_of_byte(capacity: u64) -> f64 {
+    if capacity > 0 { 1.0 / capacity as f64 } else { f64::INFINITY }
+}
+
+impl Cache {
+    /// Share of it that nothing is believed to be in, 0 to 1.
+    pub(crate) fn room(&self) -> f64 {
+        (1.0 - self.used as f64 * self.share_of_byte).max(0.0)
+    }
+
+    /// When the oldest entry was used, once the cache is full: its age is how long an entry lives. `None` while it is not.
+    pub(crate) fn oldest_use(&self) -> Option<Millis> {
+        let is_full = self.used + (self.used >> 6) >= self.capacity;
+        (is_full && self.oldest != NONE).then_some(self.oldest_use)
+    }
 }
 
 /// What an insert found.
@@ -104,6 +128,8 @@ pub struct Index {
     /// Whether an endpoint may hold a boundary without all of the prompt's boundaries before it. Once true it stays: one
     /// that was left out is not told of by what is held.
     gaps: bool,
+    /// Caches with something in them.
+    filled: usize,
     evicted: u64,
     digest: u64,
 }
@@ -120,6 +146,7 @@ impl Index {
             caches: Vec::new(),
             bound: Bound::new(max_entries),
             gaps: false,
+            filled: 0,
             evicted: 0,
             digest: 0,
         }
@@ -134,7 +161,18 @@ impl Index {
         self.clear(slot);
         if let Some(cache) = self.caches.get_mut(at) {
             self.bound.endpoints += u64::from(cache.is_none());
-            *cache = Some(Cache { id, used: 0, pinned: 0, capacity, entries: 0, oldest: NONE, newest: NONE });
+            let share_of_byte = share_of_byte(capacity);
+            *cache = Some(Cache {
+                id,
+                used: 0,
+                pinned: 0,
+                capacity,
+                share_of_byte,
+                entries: 0,
+                oldest: NONE,
+                oldest_use: Millis(0),
+                newest: NONE,
+            });
         }
     }
 
@@ -149,7 +187,7 @@ impl Index {
     /// Sets an endpoint's cache size in bytes, evicting what no longer fits.
     pub fn set_capacity(&mut self, slot: Slot, capacity: u64) {
         if let Some(cache) = self.cache_mut(slot.0) {
-            cache.capacity = capacity;
+            (cache.capacity, cache.share_of_byte) = (capacity, share_of_byte(capacity));
         }
         self.shrink(slot.0);
     }
@@ -227,24 +265,6 @@ impl Index {
         }
     }
 
-    /// Share of the endpoint's cache that nothing is believed to be in, 0 to 1.
-    #[must_use]
-    pub fn room(&self, slot: Slot) -> f64 {
-        self.cache(slot.0)
-            .filter(|c| c.capacity > 0)
-            .map_or(0.0, |c| (1.0 - c.used as f64 / c.capacity as f64).max(0.0))
-    }
-
-    /// How long an entry lives there: the age of the oldest one, once the cache is full. `None` while it is not.
-    #[must_use]
-    pub fn oldest_use(&self, slot: Slot) -> Option<Millis> {
-        let cache = self.cache(slot.0)?;
-        if cache.used + (cache.used >> 6) < cache.capacity {
-            return None;
-        }
-        self.nodes.get(cache.oldest as usize).map(|n| n.touched)
-    }
-
     /// Bytes of prompt that the endpoint is believed to hold.
     #[must_use]
     pub fn used(&self, slot: Slot) -> u64 {
@@ -297,7 +317,8 @@ impl Index {
         chains
     }
 
-    fn cache(&self, slot: u32) -> Option<&Cache> {
+    /// The cache of the endpoint in a slot.
+    pub(crate) fn cache(&self, slot: u32) -> Option<&Cache> {
         self.caches.get(slot as usize)?.as_ref()
     }
 
@@ -343,7 +364,8 @@ impl Index {
         if let Some(cache) = self.cache_mut(slot) {
             cache.used += u64::from(boundary.end.saturating_sub(parent_end));
             cache.entries += 1;
-            let id = cache.id;
+            let (id, first) = (cache.id, cache.entries == 1);
+            self.filled += usize::from(first);
             self.digest ^= mix(boundary.hash.0, id.0);
         }
         id
@@ -357,7 +379,8 @@ impl Index {
         if let Some(cache) = self.cache_mut(node.slot) {
             cache.used = cache.used.saturating_sub(size);
             cache.entries = cache.entries.saturating_sub(1);
-            let id = cache.id;
+            let (id, last) = (cache.id, cache.entries == 0);
+            self.filled = self.filled.saturating_sub(usize::from(last));
             self.digest ^= mix(node.hash.0, id.0);
         }
         if let Some(gone) = self.nodes.get_mut(id as usize) {

@@ -18,6 +18,10 @@ pub struct Load {
     prefilling: VecDeque<Prefill>,
     /// Their uncached tokens.
     pending: u64,
+    /// Those of the first of them, and when the first token is expected that will be seen first: here as well, so that a
+    /// decision over a thousand endpoints reads no queues.
+    head: u64,
+    owed: Option<Millis>,
     /// When the first of them came to be the first.
     head_since: Millis,
     decoding: u32,
@@ -59,6 +63,7 @@ impl Load {
         self.prefilling.push_back(Prefill { number, uncached: uncached.0, expected });
         self.pending = self.pending.saturating_add(uncached.0);
         self.pinned = self.pinned.saturating_add(pinned.0);
+        self.note_head();
     }
 
     /// Its first token came.
@@ -112,6 +117,13 @@ impl Load {
             self.unseen += 1;
         }
         self.head_since = since;
+        self.note_head();
+    }
+
+    /// After each change of the queue.
+    fn note_head(&mut self) {
+        self.head = self.prefilling.front().map_or(0, |p| p.uncached);
+        self.owed = self.prefilling.iter().find_map(|p| p.expected);
     }
 
     /// How many of the first prefills will not be seen and should be over by now, and when the last of them was.
@@ -131,7 +143,10 @@ impl Load {
     /// a time to first token that no prompt token is the reason for.
     #[must_use]
     pub fn backlog(&self, rate: f64, overhead: Seconds, now: Millis) -> Seconds {
-        let head = self.prefilling.front().map_or(0.0, |p| millis(p.uncached, rate));
+        if self.pending == 0 {
+            return Seconds(0.0);
+        }
+        let head = millis(self.head, rate);
         let done = ((now.since(self.head_since).0 - overhead.0).max(0.0) * 1000.0).min(head);
         Seconds((millis(self.pending, rate) - done).max(0.0) * 0.001)
     }
@@ -153,7 +168,7 @@ impl Load {
     /// believed, a queue that we do not see, a hang) holds up a new prompt as well.
     #[must_use]
     pub fn lateness(&self, now: Millis) -> Seconds {
-        self.prefilling.iter().find_map(|p| p.expected).map_or(Seconds(0.0), |expected| now.since(expected))
+        self.owed.map_or(Seconds(0.0), |expected| now.since(expected))
     }
 
     /// See [`Demand::pinned`], of all in flight.

@@ -139,13 +139,10 @@ impl Router {
             },
         };
         view.index().matches(boundaries, &mut self.matches);
-        self.gather(config, view, pool, model, bytes, now);
-        self.leave_failing_alone(view, now);
+        let has_ranks = self.gather(config, view, pool, model, bytes, now);
         // Limits may take out any of the first, and a rank most of them.
-        let has_ranks = self.candidates.iter().any(|c| c.has_rank);
         let best = if has_ranks || self.saturation.has_limits() { usize::MAX } else { best };
-        let held = self.candidates.iter().filter_map(|c| self.matches.get(c.slot.0 as usize)).map(|m| m.bytes);
-        let most_bytes = held.max().unwrap_or(0);
+        let most_bytes = self.note_sharing(view);
         let mut reason = match request {
             Request::Prompt(_) => {
                 self.policy.rank(&self.candidates, novelty(boundaries, most_bytes), best, &mut self.ranked)
@@ -169,57 +166,85 @@ impl Router {
         Decision { choices, reason, pool, prompt: view.tokens(bytes), most: view.tokens(most_bytes.min(bytes)) }
     }
 
-    /// Takes out whom recent failures speak against, unless that would be all.
-    fn leave_failing_alone(&mut self, view: &View, now: Millis) {
-        let avoided = |c: &Candidate| view.known(c.slot).is_some_and(|k| k.failures.is_avoided(now));
-        if self.candidates.iter().any(|c| !avoided(c)) {
-            self.candidates.retain(|c| !avoided(c));
-        }
-    }
-
-    fn gather(&mut self, config: &Config, view: &View, pool: usize, model: Option<&str>, bytes: u32, now: Millis) {
-        let name = config.pool_name(pool).map(|name| view.name(name));
+    /// Whoever may be chosen, in one walk over the endpoints. Returns whether data-parallel ranks are among them.
+    fn gather(
+        &mut self,
+        config: &Config,
+        view: &View,
+        pool: usize,
+        model: Option<&str>,
+        bytes: u32,
+        now: Millis,
+    ) -> bool {
+        let pool = config.pool_name(pool).map(|name| view.name(name));
         let model = model.and_then(|m| view.name(m));
-        let may = |k: &Known| k.is_choosable() && name.is_none_or(|name| name.is_some_and(|n| k.is_in(n)));
-        let serves = |k: &Known| model.is_some_and(|m| k.serves(m));
-        let has_adapter = |k: &Known| model.is_some_and(|m| k.has_loaded(m));
-        // Who says that it serves the model comes first; if nobody says so, the engine may: it knows aliases.
-        let (mut only_serving, mut somewhere_loaded) = (false, false);
-        if model.is_some() {
-            for (_, k) in view.endpoints().filter(|(_, k)| may(k)) {
-                only_serving |= serves(k);
-                somewhere_loaded |= has_adapter(k);
-            }
-        }
+        let serves = |k: &Known| model.is_some_and(|m| view.serves(k, m));
+        let fails = |k: &Known| k.failures.is_avoided(now);
+        let has_adapter = |k: &Known| model.is_some_and(|m| view.has_loaded(k, m));
+        let (mut serving, mut somewhere_loaded, mut failing, mut has_ranks) = (0, false, false, false);
+        // Most endpoints hold as much of it as the one before: nothing, or a beginning that all share.
+        let mut last = (0, (Tokens(0), if bytes == 0 { UNKNOWN_PROMPT } else { view.tokens(bytes) }));
+        let reuse = view.reuse();
         for (slot, known) in view.endpoints() {
-            if !may(known) || (only_serving && !serves(known)) {
+            if !known.is_choosable() || pool.is_some_and(|name| name.is_none_or(|n| !known.is_in(n))) {
                 continue;
             }
-            let Match { bytes: matched, sharing } = self.matches.get(slot.0 as usize).copied().unwrap_or_default();
-            let matched = matched.min(bytes);
-            let uncached = if bytes == 0 { UNKNOWN_PROMPT } else { view.tokens(bytes - matched) };
+            let held = self.matches.get(slot.0 as usize).map_or(0, |m| m.bytes.min(bytes));
+            if held != last.0 {
+                last = (held, (view.tokens(held), view.tokens(bytes - held)));
+            }
+            let (matched, uncached) = last.1;
+            let Some(cache) = view.index().cache(slot.0) else { continue };
             let rate = view.prefill_rate(known, now);
+            let overhead = view.overhead(known);
+            serving += usize::from(serves(known));
+            somewhere_loaded |= has_adapter(known);
+            failing |= fails(known);
+            has_ranks |= known.endpoint.rank.is_some();
             self.candidates.push(Candidate {
                 slot,
                 id: known.endpoint.id,
-                matched: view.tokens(matched),
-                sharing,
+                matched,
+                sharing: 0,
                 uncached,
-                overhead: view.overhead(known),
-                backlog: view.backlog(known, now),
+                overhead,
+                backlog: known.load.backlog(rate, overhead, now),
                 lateness: known.load.lateness(now),
-                kv: view.kv_pressure(slot, uncached),
+                kv: view.kv_pressure(known, cache.pinned, uncached),
                 prefill_rate: rate,
                 in_flight: known.load.in_flight(),
                 foreign: known.foreign,
                 waiting: if self.saturation.limits.waiting.is_some() { known.waiting(rate, now) } else { 0 },
-                has_rank: known.endpoint.rank.is_some(),
-                loads_adapter: somewhere_loaded && !has_adapter(known),
-                room: view.index().room(slot),
-                reuse: view.reuse(),
-                turnover: view.index().oldest_use(slot).map(|at| now.since(at)),
+                loads_adapter: false,
+                room: cache.room(),
+                reuse,
+                turnover: cache.oldest_use().map(|at| now.since(at)),
             });
         }
+        // The rest is for some requests only.
+        let is = |c: &Candidate, what: &dyn Fn(&Known) -> bool| view.known(c.slot).is_some_and(what);
+        if somewhere_loaded {
+            self.candidates.iter_mut().for_each(|c| c.loads_adapter = !is(c, &has_adapter));
+        }
+        // Who says that it serves the model comes first; if nobody says so, the engine may: it knows aliases.
+        if serving > 0 && serving < self.candidates.len() {
+            self.candidates.retain(|c| is(c, &serves));
+        }
+        // Whom recent failures speak against is left alone, unless that would be all.
+        if failing && self.candidates.iter().any(|c| !is(c, &fails)) {
+            self.candidates.retain(|c| !is(c, &fails));
+        }
+        has_ranks
+    }
+
+    /// Finds out how many share the matches of those that hold most. Returns how many bytes that is.
+    fn note_sharing(&mut self, view: &View) -> u32 {
+        let of = |c: &Candidate| self.matches.get(c.slot.0 as usize).copied().unwrap_or_default();
+        let most = self.candidates.iter().map(|c| of(c).bytes).max().unwrap_or(0);
+        for candidate in self.candidates.iter_mut().filter(|c| of(c).bytes == most) {
+            candidate.sharing = view.index().sharing(of(candidate));
+        }
+        most
     }
 
     fn choice(&self, view: &View, ranked: &Ranked) -> Option<Choice> {

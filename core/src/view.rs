@@ -143,8 +143,8 @@ impl View {
                     known.foreign_kv = Tokens(used as u64).saturating_sub(held);
                 }
                 known.pool = self.names.intern(&endpoint.pool);
-                known.models = endpoint.models.iter().map(|m| self.names.intern(m)).collect();
-                known.adapters = endpoint.adapters.iter().map(|a| self.names.intern(a)).collect();
+                known.models = self.names.intern_all(&endpoint.models);
+                known.adapters = self.names.intern_all(&endpoint.adapters);
                 moved |= known.endpoint.address != endpoint.address;
                 known.endpoint = endpoint.clone();
                 // By the table's own moment: it is the same for all that fold it.
@@ -233,14 +233,11 @@ impl View {
     }
 
     /// What `uncached` more tokens, and what a request generates, meet in an endpoint's KV cache beside what the requests in
-    /// flight hold or wait for.
+    /// flight hold or wait for; of prompts, that is `pinned` bytes.
     #[must_use]
-    pub fn kv_pressure(&self, slot: Slot, uncached: Tokens) -> KvPressure {
-        let Some(known) = self.known(slot) else { return KvPressure::default() };
+    pub fn kv_pressure(&self, known: &Known, pinned: u64, uncached: Tokens) -> KvPressure {
         let capacity = known.endpoint.capacity.0 as f64;
-        let held = self.index.pinned(slot) as f64 * self.tokens_per_byte
-            + known.load.pinned().0 as f64
-            + known.foreign_kv.0 as f64;
+        let held = pinned as f64 * self.tokens_per_byte + known.load.pinned().0 as f64 + known.foreign_kv.0 as f64;
         if capacity <= 0.0 || held <= 0.0 {
             return KvPressure { full: f64::from(known.endpoint.load.kv_usage), ..KvPressure::default() };
         }
@@ -263,12 +260,6 @@ impl View {
     #[must_use]
     pub fn prefill_rate(&self, known: &Known, now: Millis) -> f64 {
         known.prefill.likely(&self.prefill, now)
-    }
-
-    /// Time until a prompt sent there now would begin its prefill.
-    #[must_use]
-    pub fn backlog(&self, known: &Known, now: Millis) -> Seconds {
-        known.load.backlog(self.prefill_rate(known, now), self.overhead(known), now)
     }
 
     /// The part of an endpoint's time to first token that no token of the prompt is the reason for.
@@ -308,6 +299,18 @@ impl View {
     #[must_use]
     pub fn name(&self, name: &str) -> Option<Name> {
         self.names.get(name)
+    }
+
+    /// Whether an endpoint says that it serves that model or adapter.
+    #[must_use]
+    pub fn serves(&self, known: &Known, model: Name) -> bool {
+        self.names.holds(known.models, model)
+    }
+
+    /// Whether it has that adapter on its GPU, or is about to.
+    #[must_use]
+    pub fn has_loaded(&self, known: &Known, adapter: Name) -> bool {
+        self.names.holds(known.adapters, adapter)
     }
 
     /// The index.

@@ -106,6 +106,8 @@ metrics! {
     Endpoints = "warmpath_endpoints",
     /// Of these, endpoints that may be chosen.
     Choosable = "warmpath_endpoints_choosable",
+    /// Of these, endpoints that are left alone for a moment, because requests failed there in a row.
+    Avoided = "warmpath_endpoints_avoided",
     /// Age of the endpoint table in ms.
     TableAge = "warmpath_table_age_ms",
     /// Boundaries in a VM's index.

@@ -377,11 +377,13 @@ impl Worker {
             self.set_mode();
         }
         let (bytes_per_token, prefill_rate) = self.view.learned();
-        let choosable = self.view.endpoints().filter(|(_, k)| k.is_choosable()).count();
+        let choosable = || self.view.endpoints().filter(|(_, k)| k.is_choosable());
+        let avoided = choosable().filter(|(_, k)| k.failures.is_avoided(now)).count();
         let age = if self.view.table_version() == 0 { 0.0 } else { now.since(self.view.table_at()).0 * 1000.0 };
         for (gauge, value) in [
             (Gauge::Endpoints, self.view.endpoints().count() as u64),
-            (Gauge::Choosable, choosable as u64),
+            (Gauge::Choosable, choosable().count() as u64),
+            (Gauge::Avoided, avoided as u64),
             (Gauge::TableAge, age as u64),
             (Gauge::IndexEntries, self.view.index().entries() as u64),
             (Gauge::IndexForgotten, self.view.forgotten()),

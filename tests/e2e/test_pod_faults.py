@@ -131,6 +131,19 @@ def test_a_short_failure_of_a_pod_does_not_cost_its_warmth(running, client, fres
     assert again.cached > 50
 
 
+def test_a_pod_that_fails_in_a_row_is_left_alone_and_told_of(running, client, fresh):
+    text = fresh(100)
+    home = running.pod_at(client.chat(text).pod)
+    home.behave("status", code=500)
+    assert [client.chat(text).status for _ in range(3)] == [500] * 3
+    elsewhere = client.chat(text)
+    assert (elsewhere.status, elsewhere.pod == home.address) == (200, False)
+    wait_for("the stat", lambda: running.envoy.stats()["endpoints_avoided"] == 1, timeout=1)
+    assert choosable(running) == 3
+    home.behave("normal")
+    wait_for("it to be tried again", lambda: running.envoy.stats()["endpoints_avoided"] == 0, timeout=5)
+
+
 def test_a_pod_that_stops_in_the_middle_of_a_stream_harms_no_other_request(running, client, fresh):
     """A stream that has begun cannot be repeated; its client sees it end, nobody else notices."""
     text = fresh(100)

@@ -12,9 +12,8 @@ use crate::prefix::Boundary;
 pub struct Match {
     /// Bytes from its beginning.
     pub bytes: u32,
-    /// Prompts in flight there that end at that point or go on differently from it: many where a beginning ends that is
-    /// in demand now, none or one where a conversation goes on.
-    pub sharing: u32,
+    /// Where that ends; for [`Index::sharing`].
+    node: u32,
 }
 
 impl Index {
@@ -22,22 +21,27 @@ impl Index {
     pub fn matches(&self, boundaries: &[Boundary], out: &mut Vec<Match>) {
         out.clear();
         out.resize(self.caches.len(), Match::default());
-        let most = self.caches.iter().flatten().filter(|c| c.entries > 0).count();
         let (mut found, mut left) = (0, boundaries);
-        while found < most
+        while found < self.filled
             && let Some((deepest, before)) = self.held_by_more(left, if self.gaps { 0 } else { found })
         {
             for (slot, node) in self.holders_of(deepest) {
                 if let Some(of) = out.get_mut(*slot as usize)
                     && of.bytes == 0
                 {
-                    let sharing = self.nodes.get(*node as usize).map_or(0, |n| n.pins);
-                    *of = Match { bytes: deepest.end, sharing };
+                    *of = Match { bytes: deepest.end, node: *node };
                     found += 1;
                 }
             }
             left = before;
         }
+    }
+
+    /// Prompts in flight that end where a match ends or go on differently from there: many where a beginning ends that is
+    /// in demand now, none or one where a conversation goes on.
+    #[must_use]
+    pub fn sharing(&self, of: Match) -> u32 {
+        self.nodes.get(of.node as usize).filter(|_| of.bytes > 0).map_or(0, |n| n.pins)
     }
 
     /// How many bytes of the prompt one endpoint holds.

@@ -15,11 +15,7 @@ impl Index {
         }
         match self.nodes.get_mut(newest as usize) {
             Some(n) => n.newer = node,
-            None => {
-                if let Some(cache) = self.cache_mut(slot) {
-                    cache.oldest = node;
-                }
-            }
+            None => self.set_oldest(slot, node, now),
         }
         if let Some(cache) = self.cache_mut(slot) {
             cache.newest = node;
@@ -35,9 +31,8 @@ impl Index {
         match self.nodes.get_mut(older as usize) {
             Some(n) => n.newer = newer,
             None => {
-                if let Some(cache) = self.cache_mut(slot) {
-                    cache.oldest = newer;
-                }
+                let touched = self.nodes.get(newer as usize).map_or(Millis(0), |n| n.touched);
+                self.set_oldest(slot, newer, touched);
             }
         }
         match self.nodes.get_mut(newer as usize) {
@@ -98,8 +93,12 @@ impl Index {
                 }
             }
         }
+        self.set_oldest(slot, node, touched);
+    }
+
+    fn set_oldest(&mut self, slot: u32, node: u32, touched: Millis) {
         if let Some(cache) = self.cache_mut(slot) {
-            cache.oldest = node;
+            (cache.oldest, cache.oldest_use) = (node, touched);
         }
     }
 }

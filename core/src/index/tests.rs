@@ -79,8 +79,12 @@ proptest! {
             }
             for (s, model) in naive.iter().enumerate() {
                 prop_assert_eq!(real.used(Slot(s as u32)), model.used());
+                let cache = real.cache(s as u32).unwrap();
+                let oldest = real.nodes.get(cache.oldest as usize).map_or(Millis(0), |n| n.touched);
+                prop_assert_eq!(cache.oldest_use, oldest);
             }
             prop_assert_eq!(real.entries(), naive.iter().map(|n| n.order.len()).sum::<usize>());
+            prop_assert_eq!(real.filled, naive.iter().filter(|n| n.used() > 0).count());
         }
     }
 
@@ -172,9 +176,9 @@ proptest! {
 fn turnover_is_known_once_the_cache_is_full() {
     let mut real = index(1, 60);
     real.insert(Slot(0), &chain(&[0, 0, 0]), Millis(5));
-    assert_eq!(real.oldest_use(Slot(0)), None);
+    assert_eq!(real.cache(0).and_then(Cache::oldest_use), None);
     real.insert(Slot(0), &chain(&[3, 3, 3]), Millis(9));
-    assert_eq!(real.oldest_use(Slot(0)), Some(Millis(5)));
+    assert_eq!(real.cache(0).and_then(Cache::oldest_use), Some(Millis(5)));
 }
 
 #[test]
@@ -301,7 +305,7 @@ fn a_match_tells_how_many_in_flight_go_on_from_it() {
     let of = |real: &Index, branches: &[u8]| {
         let mut matches = Vec::new();
         real.matches(&chain(branches), &mut matches);
-        matches[0].sharing
+        real.sharing(matches[0])
     };
     assert_eq!((of(&real, &[0, 0, 9]), of(&real, &[0, 0, 1, 9]), of(&real, &[0, 0, 7, 1, 9])), (3, 1, 0));
     real.unpin(Slot(0), Some(chain(&[0, 0, 1, 1])[3].hash), Millis(1));

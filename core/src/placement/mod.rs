@@ -20,7 +20,8 @@ pub struct Candidate {
     pub id: EndpointId,
     /// Tokens of the prompt that it holds.
     pub matched: Tokens,
-    /// Prompts in flight there that end where the match ends or go on differently from it; see [`crate::index::Match`].
+    /// Prompts in flight there that end where the match ends or go on differently from it; see [`crate::index::Index::sharing`].
+    /// 0 where others hold more.
     pub sharing: u32,
     /// Tokens of the prompt that it would have to compute.
     pub uncached: Tokens,
@@ -40,8 +41,6 @@ pub struct Candidate {
     pub foreign: u32,
     /// Requests that wait there for their turn; 0 unless there is a limit for it.
     pub waiting: u32,
-    /// It is a data-parallel rank of a pod with several.
-    pub has_rank: bool,
     /// The request's LoRA adapter is on other GPUs, and would have to be loaded here first.
     pub loads_adapter: bool,
     /// How long a cached prompt lives there; `None` while its cache is not full.
@@ -153,7 +152,6 @@ impl Candidate {
             in_flight: 0,
             foreign: 0,
             waiting: 0,
-            has_rank: false,
             loads_adapter: false,
             turnover: None,
             room: 1.0,

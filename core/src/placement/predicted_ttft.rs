@@ -169,18 +169,28 @@ const LEAST_ROOM: f64 = 0.05;
 impl Policy for PredictedTtft {
     fn rank(&self, candidates: &[Candidate], novelty: u64, best: usize, ranked: &mut Vec<Ranked>) -> Reason {
         ranked.clear();
-        let warmest = Self::warmest(candidates);
-        ranked.extend(candidates.iter().enumerate().map(|(i, c)| self.judge(i, c, warmest)));
-        let (Some(cheapest), Some(warmest)) = (ranked.iter().map(|r| r.cost.0).reduce(f64::min), warmest) else {
-            return Reason::Fallback;
-        };
-        draw(candidates, novelty, cheapest * self.weights.tie_ratio, ranked);
+        let Some(warmest) = Self::warmest(candidates) else { return Reason::Fallback };
+        let mut cheapest = f64::INFINITY;
+        ranked.extend(candidates.iter().enumerate().map(|(i, c)| {
+            let judged = self.judge(i, c, Some(warmest));
+            cheapest = cheapest.min(judged.cost.0);
+            judged
+        }));
+        let drawn = draw(candidates, novelty, cheapest * self.weights.tie_ratio, ranked);
         let candidate = |r: &Ranked| candidates.get(r.candidate).unwrap_or(warmest);
         let most = warmest.matched;
         let holds_most = |r: &Ranked| most.saturating_sub(candidate(r).matched) < BLOCK;
         let numbered = || ranked.iter().enumerate();
-        let first = numbered().min_by(|a, b| before(a.1, b.1));
-        let warm = numbered().filter(|(_, r)| holds_most(r)).min_by(|a, b| before(a.1, b.1));
+        let first = match drawn {
+            Some(at) => ranked.get(at).map(|r| (at, r)),
+            None => numbered().min_by(|a, b| before(a.1, b.1)),
+        };
+        // Where nobody holds a block all are as warm as the first.
+        let warm = if most < BLOCK {
+            first
+        } else {
+            numbered().filter(|(_, r)| holds_most(r)).min_by(|a, b| before(a.1, b.1))
+        };
         let (Some((first, one)), Some((warm, warmest_one))) = (first, warm) else { return Reason::Fallback };
         let dear = warmest_one.cost.0;
         let reason = if most < BLOCK {
@@ -197,33 +207,44 @@ impl Policy for PredictedTtft {
             if let Some(chosen) = chosen.checked_sub(1).and_then(|at| others.get_mut(at)) {
                 std::mem::swap(first, chosen);
             }
-            let best = best.saturating_sub(1);
-            if best < others.len() {
-                others.select_nth_unstable_by(best, before);
-            }
-            if let Some(next) = others.get_mut(..best.min(others.len())) {
-                next.sort_unstable_by(before);
-            }
+            bring_forward(others, best.saturating_sub(1));
         }
         reason
     }
 }
 
-/// Draws among those that cost at most `equal`.
-fn draw(candidates: &[Candidate], novelty: u64, equal: f64, ranked: &mut [Ranked]) {
+/// Puts the `best` first ones in order to the front. They are few, or all.
+fn bring_forward(ranked: &mut [Ranked], best: usize) {
+    let (front, rest) = ranked.split_at_mut(best.min(ranked.len()));
+    front.sort_unstable_by(before);
+    for other in rest {
+        if let Some(last) = front.last_mut().filter(|last| before(other, last).is_lt()) {
+            std::mem::swap(last, other);
+            front.sort_unstable_by(before);
+        }
+    }
+}
+
+/// Draws among those that cost at most `equal`. Returns where the winner is.
+fn draw(candidates: &[Candidate], novelty: u64, equal: f64, ranked: &mut [Ranked]) -> Option<usize> {
     let mut fewest = u32::MAX;
     for r in ranked.iter_mut().filter(|r| r.cost.0 <= equal) {
         let in_flight = candidates.get(r.candidate).map_or(u32::MAX, |c| c.in_flight);
         r.draw = Some((Reverse(in_flight), 0.0));
         fewest = fewest.min(in_flight);
     }
-    for r in ranked {
+    let mut winner = None;
+    for (at, r) in ranked.iter_mut().enumerate() {
         if let Some((Reverse(in_flight), number)) = &mut r.draw
             && *in_flight == fewest
         {
             *number = candidates.get(r.candidate).map_or(0.0, |c| drawn(c, novelty));
+            if winner.is_none_or(|(_, most)| *number > most) {
+                winner = Some((at, *number));
+            }
         }
     }
+    winner.map(|(at, _)| at)
 }
 
 /// The order: equals first, among themselves by the draw; then by cost.

@@ -70,8 +70,9 @@ impl View {
             self.reuse.add(f64::from(matched.min(bytes)) / f64::from(bytes));
         }
         let uncached = self.tokens(bytes.saturating_sub(matched));
-        let wait = self.kv_pressure(slot, uncached).wait;
         let output = Tokens(self.output.value() as u64);
+        let Some(known) = self.known(slot) else { return };
+        let wait = self.kv_pressure(known, self.index.pinned(slot), uncached).wait;
         let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
         let rate = known.prefill.likely(&self.prefill, at);
         let idle = known.load.in_flight() == known.load.decoding();

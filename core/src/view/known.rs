@@ -1,7 +1,7 @@
 //! One endpoint, as the view has it.
 
 use super::counters::CounterCheck;
-use super::names::Name;
+use super::names::{Group, Name};
 use crate::failures::Failures;
 use crate::learned::{OwnRate, PrefillMeter};
 use crate::load::Load;
@@ -22,8 +22,8 @@ pub struct Known {
     /// KV cache tokens that were held at the last scrape beyond what the journal knows of.
     pub(super) foreign_kv: Tokens,
     pub(super) pool: Name,
-    pub(super) models: Vec<Name>,
-    pub(super) adapters: Vec<Name>,
+    pub(super) models: Group,
+    pub(super) adapters: Group,
     pub(super) counters: CounterCheck,
     /// Tokens a second that it prefills.
     pub prefill: OwnRate,
@@ -46,8 +46,8 @@ impl Known {
             foreign_waiting: 0,
             foreign_kv: Tokens(0),
             pool: Name::default(),
-            models: Vec::new(),
-            adapters: Vec::new(),
+            models: Group::default(),
+            adapters: Group::default(),
             counters: CounterCheck::default(),
             prefill: OwnRate::new(),
             meter: PrefillMeter::default(),
@@ -67,18 +67,6 @@ impl Known {
     #[must_use]
     pub fn is_in(&self, pool: Name) -> bool {
         self.pool == pool
-    }
-
-    /// Whether it says that it serves that model or adapter.
-    #[must_use]
-    pub fn serves(&self, model: Name) -> bool {
-        self.models.contains(&model)
-    }
-
-    /// Whether it has that adapter on its GPU, or is about to.
-    #[must_use]
-    pub fn has_loaded(&self, adapter: Name) -> bool {
-        self.adapters.contains(&adapter)
     }
 
     /// Requests that wait there: as the last scrape says, and by what the journal says has changed since.

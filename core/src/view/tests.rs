@@ -95,6 +95,10 @@ fn scraped_load_counts_only_what_the_journal_does_not_know() {
     assert_eq!(v.known(slot(&v, 2)).unwrap().foreign, 4);
 }
 
+fn kv_pressure(view: &View, slot: Slot, uncached: u64) -> KvPressure {
+    view.kv_pressure(view.known(slot).unwrap(), view.index().pinned(slot), Tokens(uncached))
+}
+
 #[test]
 fn a_full_kv_cache_makes_wait() {
     let mut v = view();
@@ -102,18 +106,18 @@ fn a_full_kv_cache_makes_wait() {
     let near = |a: Seconds, b: f64| (a.0 - b).abs() < 0.01;
     // 1,000 tokens of capacity; each prompt holds 400 and is expected to generate 128.
     v.fold(&record(1, 10, route(2, 7)), Millis(10));
-    let pressure = v.kv_pressure(two, Tokens(50));
+    let pressure = kv_pressure(&v, two, 50);
     assert!(near(pressure.wait, 0.0) && near(pressure.crowding, 3.0 * 0.006), "{pressure:?}");
     v.fold(&record(2, 10, route(2, 8)), Millis(10));
-    let pressure = v.kv_pressure(two, Tokens(50));
+    let pressure = kv_pressure(&v, two, 50);
     assert!(near(pressure.wait, 3.0 * 0.284) && near(pressure.crowding, 3.0 * 0.25), "{pressure:?}");
     // The same prompt again holds nothing more than its answer.
     v.fold(&record(3, 10, route(2, 8)), Millis(10));
-    assert!(near(v.kv_pressure(two, Tokens(50)).wait, 3.0 * 0.412));
+    assert!(near(kv_pressure(&v, two, 50).wait, 3.0 * 0.412));
     for n in 1..4 {
         v.fold(&record(n, 20, Body::Done { prompt: None, cached: None, output: None }), Millis(20));
     }
-    assert_eq!(v.kv_pressure(two, Tokens(50)), KvPressure::default());
+    assert_eq!(kv_pressure(&v, two, 50), KvPressure::default());
 }
 
 #[test]
@@ -341,16 +345,16 @@ fn what_others_hold_in_a_kv_cache_counts() {
     };
     v.apply_table(&with(0.0, 0), Millis(0));
     let one = slot(&v, 1);
-    assert_eq!(v.kv_pressure(one, Tokens(100)), KvPressure::default());
+    assert_eq!(kv_pressure(&v, one, 100), KvPressure::default());
     v.apply_table(&with(0.9, 3), Millis(1));
     // 900 of 1,000 tokens, this prompt's 100, and an answer of 128.
-    assert!((v.kv_pressure(one, Tokens(100)).full - 1.128).abs() < 0.002);
-    assert!(v.kv_pressure(one, Tokens(100)).wait.0 > 0.0);
+    assert!((kv_pressure(&v, one, 100).full - 1.128).abs() < 0.002);
+    assert!(kv_pressure(&v, one, 100).wait.0 > 0.0);
     assert_eq!(v.known(one).unwrap().waiting(8000.0, Millis(1)), 3);
     // Our own is in the journal and counts once.
     v.fold(&record(1, 10, route(1, 7)), Millis(10));
     v.apply_table(&with(0.5, 0), Millis(20));
-    assert!(v.kv_pressure(one, Tokens(0)).full < 0.8, "{:?}", v.kv_pressure(one, Tokens(0)));
+    assert!(kv_pressure(&v, one, 0).full < 0.8, "{:?}", kv_pressure(&v, one, 0));
 }
 
 #[test]

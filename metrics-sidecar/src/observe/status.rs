@@ -393,8 +393,8 @@ fn believed(view: &View, slot: Slot, known: &Known) -> BelievedStatus {
         decoding: known.load.decoding(),
         cached_tokens: warm_tokens(view, slot).0,
         held_tokens: view.held(slot).0,
-        backlog_s: view.backlog(known, now).0,
-        kv_wait_s: view.kv_pressure(slot, Tokens(256)).wait.0,
+        backlog_s: known.load.backlog(view.prefill_rate(known, now), view.overhead(known), now).0,
+        kv_wait_s: view.kv_pressure(known, view.index().pinned(slot), Tokens(256)).wait.0,
     }
 }
 
