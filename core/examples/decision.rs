@@ -9,6 +9,7 @@ use std::hint::black_box;
 use std::time::Instant;
 use warmpath_core::config::Config;
 use warmpath_core::placement::Priority;
+use warmpath_core::request::{ApiKind, Checkpoints, Prompt, ResumingReader};
 use warmpath_core::router::{Request, Router};
 use warmpath_core::units::Millis;
 
@@ -29,13 +30,16 @@ fn median(rounds: usize, mut work: impl FnMut(usize)) -> f64 {
 }
 
 fn main() {
-    println!("     body  copy+xxh64  read+hash  ratio");
+    println!("     body  copy+xxh64  read+hash  ratio  next turn");
     let mut reads = Vec::new();
     for (size, rounds) in SIZES {
         let bodies = bodies(size);
         let body = |i: usize| &bodies[i % bodies.len()];
         // In turns, so that a noisy machine is unfair to neither.
-        let (mut copied, mut read) = (Vec::new(), Vec::new());
+        let (mut copied, mut read, mut resumed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut checkpoints = Checkpoints::new(1);
+        bodies.iter().for_each(|body| drop(resume(body, &mut checkpoints)));
+        let next: Vec<_> = (0..16).map(|session| workload::body(size, session, 2)).collect();
         for _ in 0..8 {
             copied.push(median(rounds, |i| {
                 black_box(xxhash_rust::xxh64::xxh64(&body(i).clone(), 0));
@@ -43,9 +47,16 @@ fn main() {
             read.push(median(rounds, |i| {
                 black_box(workload::read(body(i)));
             }));
+            resumed.push(median(rounds, |i| {
+                black_box(resume(&next[i % next.len()], &mut checkpoints));
+            }));
         }
-        let (copied, read) = (least(&copied), least(&read));
-        println!("{:>7} B  {copied:>7.1} µs  {read:>6.1} µs  {:>5.2}", bodies[0].len(), read / copied);
+        let (copied, read, resumed) = (least(&copied), least(&read), least(&resumed));
+        println!(
+            "{:>7} B  {copied:>7.1} µs  {read:>6.1} µs  {:>5.2}  {resumed:>6.1} µs",
+            bodies[0].len(),
+            read / copied
+        );
         reads.push(read);
     }
     println!("endpoints      body       fold      place  read, fold, place");
@@ -84,6 +95,13 @@ const SIZES: [(usize, usize); 2] = [(8_000, 2000), (220_000, 200)];
 
 fn bodies(size: usize) -> Vec<Vec<u8>> {
     (0..16).map(|session| workload::body(size, session, 1)).collect()
+}
+
+/// Reads a body as the filter does one that comes whole, and that may begin as others did.
+fn resume(body: &[u8], checkpoints: &mut Checkpoints) -> Prompt {
+    let mut reader = ResumingReader::new(ApiKind::Chat);
+    reader.feed(body, true, checkpoints);
+    reader.into_reader().finish().unwrap_or_default()
 }
 
 fn least(times: &[f64]) -> f64 {

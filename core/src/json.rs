@@ -94,7 +94,7 @@ enum Inside {
 }
 
 /// The scanner. Feed it chunks, then call [`Scanner::finish`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Scanner {
     expect: Expect,
     inside: Inside,

@@ -153,6 +153,12 @@ impl PrefixHasher {
         self.len() == 0
     }
 
+    /// Boundaries so far.
+    #[must_use]
+    pub fn boundary_count(&self) -> usize {
+        self.found.len()
+    }
+
     /// The digest of everything so far.
     pub fn digest(&self) -> u64 {
         self.state.digest()

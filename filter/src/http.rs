@@ -19,7 +19,7 @@ use warmpath_core::config::{Mode, Wiring};
 use warmpath_core::explain::Question;
 use warmpath_core::journal::Body;
 use warmpath_core::placement::{Priority, Reason};
-use warmpath_core::request::{ApiKind, LoadOnly, Prompt, Reader, stored_response};
+use warmpath_core::request::{ApiKind, LoadOnly, Prompt, ResumingReader, stored_response};
 use warmpath_core::router::Request;
 use warmpath_core::units::{Millis, ResponseKey, Seconds, Tokens};
 
@@ -56,7 +56,7 @@ enum Stage {
     /// Not ours: passes untouched.
     Pass,
     /// Reading the prompt.
-    Reading(Box<Reader>),
+    Reading(ResumingReader),
     /// Decided.
     Decided(Box<Placed>),
 }
@@ -134,7 +134,7 @@ impl Http {
         if let Some(why) = why {
             return self.place(&mut worker, Err(why), None, None);
         }
-        self.stage = Stage::Reading(Box::new(Reader::new(api)));
+        self.stage = Stage::Reading(ResumingReader::new(api));
         match worker.config.wiring {
             Wiring::Buffered => Action::Continue,
             Wiring::Streaming => Action::Pause,
@@ -173,7 +173,7 @@ impl Http {
         let before = if self.timed { self.host.nanos() } else { 0 };
         if new > 0 {
             if let Some(chunk) = self.host.request_body(start, new) {
-                reader.feed(&chunk);
+                reader.feed(&chunk, end, &mut worker.checkpoints);
             }
             self.consumed = size;
             worker.stats.add(Counter::BytesRead, new as u64);
@@ -194,11 +194,17 @@ impl Http {
 
     fn decide(&mut self, worker: &mut Worker, end: bool) -> Action {
         let Stage::Reading(reader) = std::mem::replace(&mut self.stage, Stage::Pass) else { return Action::Continue };
-        let mut reader = reader;
+        let before = if self.timed { self.host.nanos() } else { 0 };
+        let mut reader = reader.into_reader();
         let complete = end || reader.is_complete();
         let read = if complete { reader.finish() } else { Err(LoadOnly::TooLarge) };
         if self.timed {
+            self.read_us += micros(self.host.nanos().saturating_sub(before));
             worker.stats.record(Histogram::ReadTime, self.read_us);
+        }
+        let resumed = worker.checkpoints.take_resumed();
+        if resumed > 0 {
+            worker.stats.add(Counter::BytesResumed, resumed);
         }
         let action = self.place(worker, read, reader.previous(), reader.model());
         if let Stage::Decided(placed) = &mut self.stage

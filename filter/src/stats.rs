@@ -71,6 +71,8 @@ metrics! {
     Unanswered = "warmpath_unanswered",
     /// Bytes of request bodies read.
     BytesRead = "warmpath_bytes_read",
+    /// Of these, bytes with which another body began as well, so that its reading was gone on from.
+    BytesResumed = "warmpath_bytes_resumed",
     /// Prompts completed after the decision, journaled as an extension.
     Extended = "warmpath_extended",
     /// Records appended to the journal.

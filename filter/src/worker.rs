@@ -12,7 +12,7 @@ use warmpath_core::explain::{Explanation, Question};
 use warmpath_core::journal::{ABSENT, Body, Caught, Record, Ring, Store, add_records, decode_slot, encode_slot};
 use warmpath_core::placement::Priority;
 use warmpath_core::prefix::{Boundary, FINGERPRINT};
-use warmpath_core::request::{ApiKind, Prompt, Reader};
+use warmpath_core::request::{ApiKind, Checkpoints, Prompt, Reader};
 use warmpath_core::router::{Decision, Request, Router};
 use warmpath_core::table::Table;
 use warmpath_core::units::{EndpointId, Millis, Origin, RequestId, Seconds, Tokens, mix};
@@ -38,6 +38,8 @@ pub struct Worker {
     told: Vec<u8>,
     /// Its stats.
     pub stats: Stats,
+    /// Of the bodies that were read last.
+    pub checkpoints: Checkpoints,
     view: View,
     router: Router,
     prefix: String,
@@ -65,6 +67,7 @@ impl Worker {
         let prefix = format!("warmpath/{}/{FINGERPRINT:x}-{}/", config.name, config.limits.journal_slots);
         Self {
             stats: Stats::new(Rc::clone(&host), &config),
+            checkpoints: Checkpoints::new(random()),
             view: View::new(config.view_limits()),
             router: Router::new(&config),
             ring: None,

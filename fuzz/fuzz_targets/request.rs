@@ -1,11 +1,12 @@
 //! The request reader. A body reads the same however it is cut; its layout and the escapes of its characters do not
-//! matter; what a JSON parser accepts is JSON here, too; memory is bounded by the body's length.
+//! matter; what a JSON parser accepts is JSON here, too; memory is bounded by the body's length. One that goes on from
+//! where another one was read to reads the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use warmpath_core::prefix::MAX_BOUNDARIES;
-use warmpath_core::request::{ApiKind, LoadOnly, Prompt, Reader};
+use warmpath_core::request::{ApiKind, Checkpoints, LoadOnly, Prompt, Reader, ResumingReader};
 use warmpath_core::units::ResponseKey;
 use warmpath_fuzz::{bounded, chunks};
 
@@ -58,6 +59,13 @@ fuzz_target!(|data: &[u8]| {
     let api = ApiKind::ALL[usize::from(*api) % ApiKind::ALL.len()];
     let whole = bounded(body.len(), 64, 1 << 16, || read(api, [body]));
     assert_eq!(whole, read(api, chunks(body, sizes)));
+
+    let mut checkpoints = Checkpoints::with_blocks_of(1 + body.len() / 5, 7);
+    for turn in [body.get(..body.len() / 2).unwrap_or_default(), body, body] {
+        let mut reader = ResumingReader::new(api);
+        chunks(turn, sizes).for_each(|chunk| reader.feed(chunk, false, &mut checkpoints));
+        assert!(turn.len() < body.len() || whole == end(*reader.into_reader()));
+    }
 
     // What is complete stays as it is, unless garbage follows, which nobody waits for.
     let (mut reader, mut before) = (Reader::new(api), 0);

@@ -47,6 +47,17 @@ def test_a_chunked_body_goes_on_to_the_pod_before_it_is_whole(stack):
     assert stack.envoy.stats()["extended"] == before[2] + 1
 
 
+def test_a_long_conversation_is_not_read_from_its_beginning_again(stack, client, fresh):
+    """Each worker reads it from its beginning once."""
+    said = "".join(fresh(100) for _ in range(500))
+    assert len(said) > 128 * 1024
+    resumed = stack.envoy.stats()["bytes_resumed"]
+    answers = [client.chat(said + fresh(10)) for _ in range(8)]
+    assert [a.reason for a in answers] == ["cold"] + ["warm"] * 7
+    assert min(a.cached / a.json()["usage"]["prompt_tokens"] for a in answers[1:]) > 0.9
+    wait_for("the stat", lambda: stack.envoy.stats()["bytes_resumed"] - resumed >= 6 * 96 * 1024)
+
+
 @pytest.mark.parametrize("wiring", ["streaming"], indirect=True)
 def test_large_bodies_are_never_too_large(stack):
     """However Envoy cuts them: what is held back and the next read together may pass the connection's limit."""

@@ -8,7 +8,7 @@ pub(super) fn is_scalar(byte: u8) -> bool {
 }
 
 /// Checks numbers by their first byte and words by their spelling.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ScalarCheck {
     first: [u8; 5],
     len: usize,
@@ -38,7 +38,7 @@ impl ScalarCheck {
 }
 
 /// Checks UTF-8 over pieces, keeping the start of a character that the next piece ends.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Utf8Tail {
     bytes: [u8; 4],
     len: usize,

@@ -51,7 +51,7 @@ pub(super) enum Shape {
 }
 
 /// Turns scanner events of one value into canonical bytes. Depths are relative to the value: 0 is the value itself.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Canonical {
     shape: Shape,
     /// A key of at most [`KEY_LIMIT`] bytes is held until its end, to see whether it is one to drop.

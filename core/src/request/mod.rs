@@ -6,10 +6,12 @@
 //! order, because it reaches the rendered prompt.
 
 mod canonical;
+mod checkpoints;
 mod fields;
 mod reader;
 mod stage;
 
+pub use checkpoints::{Checkpoints, ResumingReader};
 pub use fields::{ApiKind, stored_response};
 pub use reader::Reader;
 

@@ -15,7 +15,7 @@ const KEY_LIMIT: usize = 64;
 const SCALAR_LIMIT: usize = 24;
 
 /// Reads one request body, chunk by chunk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Reader {
     scanner: Scanner,
     body: Body,
@@ -59,6 +59,18 @@ impl Reader {
         self.body.previous
     }
 
+    /// A copy to go on from, without text that is not needed for that.
+    pub(super) fn checkpoint(&mut self) -> Self {
+        self.body.flush();
+        self.clone()
+    }
+
+    /// About how many bytes of memory such a copy takes.
+    pub(super) fn weight(&self) -> usize {
+        let boundaries = self.body.context.hasher.boundary_count() + self.body.system.hasher.boundary_count();
+        size_of::<Self>() + 256 + boundaries * 16
+    }
+
     /// The body is over.
     ///
     /// # Errors
@@ -87,6 +99,7 @@ impl From<JsonError> for LoadOnly {
 }
 
 /// An identifying member's digest.
+#[derive(Clone)]
 struct Identity {
     number: u8,
     in_prompt: bool,
@@ -94,12 +107,13 @@ struct Identity {
 }
 
 /// The text of the prompt that has boundaries.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Text {
     hasher: PrefixHasher,
     present: bool,
 }
 
+#[derive(Clone)]
 struct Body {
     api: ApiKind,
     member: Member,

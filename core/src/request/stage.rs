@@ -17,6 +17,12 @@ impl Default for Stage {
     }
 }
 
+impl Clone for Stage {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.get(..self.len).unwrap_or_default().to_vec(), len: self.len }
+    }
+}
+
 impl Stage {
     #[inline]
     pub(super) fn push(&mut self, byte: u8) {
