@@ -282,8 +282,8 @@ fn bodyless_compressed_and_foreign_requests_are_not_held() {
 fn a_long_body_goes_on_from_the_turn_before() {
     let mut vm = Vm::new(&Process::default(), STREAMING);
     vm.table(1, 3);
-    const BLOCK: u64 = 32 << 10;
-    for (turn, resumed) in [(1, 0), (2, 3 * BLOCK), (3, (3 + 6) * BLOCK)] {
+    const BLOCK: u64 = 16 << 10;
+    for (turn, resumed) in [(1, 0), (2, 6 * BLOCK), (3, (6 + 11) * BLOCK)] {
         let (mut http, to) = vm.chat(&"w".repeat(500 * turn));
         assert_ne!(to, "");
         assert_eq!(vm.metric("bytes_resumed"), resumed, "turn {turn}");
