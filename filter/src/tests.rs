@@ -283,7 +283,7 @@ fn a_long_body_goes_on_from_the_turn_before() {
     let mut vm = Vm::new(&Process::default(), STREAMING);
     vm.table(1, 3);
     const BLOCK: u64 = 16 << 10;
-    for (turn, resumed) in [(1, 0), (2, 6 * BLOCK), (3, (6 + 11) * BLOCK)] {
+    for (turn, resumed) in [(1, 0), (2, 6 * BLOCK), (3, (6 + 12) * BLOCK)] {
         let (mut http, to) = vm.chat(&"w".repeat(500 * turn));
         assert_ne!(to, "");
         assert_eq!(vm.metric("bytes_resumed"), resumed, "turn {turn}");

@@ -60,7 +60,7 @@ impl Checkpoints {
 
     /// Length of the block that begins at an offset.
     fn block_at(&self, offset: usize) -> usize {
-        (offset / 8 / self.block).max(1) * self.block
+        (offset >> 3).checked_div(self.block).map_or(self.block, |n| n.max(1).saturating_mul(self.block))
     }
 
     fn get(&mut self, key: u64) -> Option<Rc<Reader>> {
