@@ -12,13 +12,9 @@ use std::process::ExitCode;
 use wasmparser::{KnownCustom, Name, Operator, Parser, Payload, TypeRef};
 
 /// Functions of ours in which a panic is left, and why it cannot happen.
-const OURS: [(&str, &str); 4] = [
+const OURS: [(&str, &str); 3] = [
     ("warmpath_core::config::Config::parse", "text of an error: `Display` of serde_json's does not fail"),
     ("warmpath_core::config::Config::without_secrets", "serde_json's map, a B-tree that checks its own nodes"),
-    (
-        "warmpath_core::placement::predicted_ttft::PredictedTtft",
-        "`select_nth_unstable_by`, asked for a place that is below the length",
-    ),
     (
         "warmpath_filter::feed::Feed::message",
         "a queue's own check that its length does not overflow; it holds `MAX_WAITING` at most",
