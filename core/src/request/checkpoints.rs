@@ -25,7 +25,8 @@ const GENERATION: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Checkpoints {
     seed: u64,
-    block: usize,
+    /// Length of the smallest block.
+    smallest: usize,
     young: HashedMap<u64, Rc<Reader>>,
     /// The generation before: what is not asked for while the young one fills goes.
     old: HashedMap<u64, Rc<Reader>>,
@@ -45,7 +46,7 @@ impl Checkpoints {
     pub fn with_blocks_of(block: usize, seed: u64) -> Self {
         Self {
             seed,
-            block: block.max(1),
+            smallest: block.max(1),
             young: HashedMap::default(),
             old: HashedMap::default(),
             weight: 0,
@@ -60,7 +61,7 @@ impl Checkpoints {
 
     /// Length of the block that begins at an offset.
     fn block_at(&self, offset: usize) -> usize {
-        (offset >> 3).checked_div(self.block).map_or(self.block, |n| n.max(1).saturating_mul(self.block))
+        (offset >> 3).checked_div(self.smallest).map_or(self.smallest, |n| n.max(1).saturating_mul(self.smallest))
     }
 
     fn get(&mut self, key: u64) -> Option<Rc<Reader>> {

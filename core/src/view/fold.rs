@@ -73,21 +73,19 @@ impl View {
         let output = Tokens(self.output.value() as u64);
         let Some(known) = self.known(slot) else { return };
         let wait = self.kv_pressure(known, self.index.pinned(slot), uncached).wait;
-        let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
-        let rate = known.prefill.likely(&self.prefill, at);
+        let (rate, overhead) = (self.prefill_rate(known, at), self.overhead(known));
         let idle = known.load.in_flight() == known.load.decoding();
         let alone = known.foreign == 0;
         let met = (idle && alone).then(|| known.load.decoding());
-        let overhead = self.base.value() + f64::from(known.load.decoding()) * self.per_decode.value();
-        let ttft = overhead
-            + known.load.backlog(rate, Seconds(overhead), at).0.max(wait.0)
-            + uncached.0 as f64 / rate.max(1.0);
+        let ttft =
+            overhead.0 + known.load.backlog(rate, overhead, at).0.max(wait.0) + uncached.0 as f64 / rate.max(1.0);
         let demand = Demand {
             number: mix(key.0, key.1),
             uncached,
             pinned: Tokens(output.0.saturating_add(if boundaries.is_empty() { uncached.0 } else { 0 })),
             expected: streams.then_some(Millis(at.0.saturating_add((ttft * 1000.0) as u64))),
         };
+        let Some(known) = self.known.get_mut(slot.0 as usize).and_then(Option::as_mut) else { return };
         known.routed += 1;
         // One that cannot be kept track of must not stay in the load for ever.
         if tracked {
