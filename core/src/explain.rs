@@ -4,7 +4,7 @@
 //! The same numbers that the decision was made of, so it explains what happens and not what should.
 
 use crate::config::{Config, Mode};
-use crate::placement::{Candidate, PredictedTtft, Priority, Reason};
+use crate::placement::{Candidate, Candidates, Priority, Reason};
 use crate::request::{ApiKind, LoadOnly, Prompt};
 use crate::router::{Request, Router};
 use crate::table::State;
@@ -61,7 +61,7 @@ pub struct Explained {
     pub state: String,
     /// Its place in the order of preference, 1 for the choice. None: it may not be chosen.
     pub order: Option<usize>,
-    /// Why it may not be chosen: its state, `other pool`, `model not served`, `stored elsewhere`.
+    /// Why it may not be chosen: its state, `other pool`, `model not served`, `failed in a row`, `stored elsewhere`.
     pub excluded: Option<String>,
     /// It is over one of the limits of `saturation`.
     pub saturated: bool,
@@ -140,19 +140,20 @@ impl Router {
     pub fn explain(&mut self, config: &Config, view: &View, question: Question<'_>, now: Millis) -> Explanation {
         let request = Request::new(question.read, question.stored, question.model);
         let decision = self.order(config, view, request, question.priority, now, usize::MAX);
-        let warmest = PredictedTtft::warmest(&self.candidates);
+        let candidates = self.gathering.candidates(view);
+        let warmest = candidates.warmest();
         let mut endpoints: Vec<Explained> = Vec::new();
         for ranked in &self.ranked {
-            let Some(candidate) = self.candidates.get(ranked.candidate) else { continue };
+            let Some(candidate) = candidates.get(ranked.candidate) else { continue };
             let Some(known) = view.known(candidate.slot) else { continue };
-            let mut explained = self.judged(candidate, warmest, known);
-            explained.saturated = self.saturation.limits.are_exceeded(1.0, candidate, ranked.predicted);
+            let mut explained = self.judged(&candidate, warmest.as_ref(), known);
+            explained.saturated = self.saturation.limits.are_exceeded(1.0, &candidate, ranked.predicted);
             explained.order = Some(endpoints.len() + 1);
             endpoints.push(explained);
         }
         let pool = config.pool_name(decision.pool);
         for (slot, known) in view.endpoints() {
-            if self.candidates.iter().any(|c| c.slot == slot) {
+            if candidates.iter().any(|c| c.slot == slot) {
                 continue;
             }
             let mut explained = standing(known);
@@ -161,7 +162,7 @@ impl Router {
                 endpoints.insert(0, explained);
                 continue;
             }
-            explained.excluded = Some(excluded(known, pool, decision.reason).to_owned());
+            explained.excluded = Some(excluded(known, pool, decision.reason, now).to_owned());
             endpoints.push(explained);
         }
         let choice = decision.choices.first().filter(|_| decision.reason != Reason::Shed);
@@ -225,11 +226,12 @@ fn standing(known: &Known) -> Explained {
     }
 }
 
-fn excluded(known: &Known, pool: Option<&str>, reason: Reason) -> &'static str {
+fn excluded(known: &Known, pool: Option<&str>, reason: Reason, now: Millis) -> &'static str {
     match known.endpoint.state {
         State::Draining | State::Failing => known.endpoint.state.name(),
         _ if reason == Reason::Pinned => "stored elsewhere",
         _ if pool.is_some_and(|pool| pool != known.endpoint.pool) => "other pool",
+        _ if known.failures.is_avoided(now) => "failed in a row",
         _ => "model not served",
     }
 }
@@ -361,6 +363,21 @@ mod tests {
                 ("10.0.0.5:80", None, Some("model not served")),
             ]
         );
+    }
+
+    #[test]
+    fn who_is_left_alone_for_its_failures_is_told_so() {
+        let mut view = view((1..=2).map(endpoint).collect());
+        for number in 1..=3 {
+            let request = RequestId { origin: Origin(1), number };
+            let route = Body::Route { endpoint: EndpointId(1), bytes: 0, stream: false, boundaries: Vec::new() };
+            for body in [route, Body::Void { failed: true }] {
+                view.fold(&Record { request, at: Millis(1_400), body }, Millis(1_400));
+            }
+        }
+        let why = explain(&Config::default(), &view, &body("x"));
+        let told: Vec<_> = why.endpoints.iter().map(|e| (e.address.as_str(), e.excluded.as_deref())).collect();
+        assert_eq!(told, [("10.0.0.2:80", None), ("10.0.0.1:80", Some("failed in a row"))]);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! One request's way through view and policy: candidates in, decision out.
 
 use crate::config::Config;
-use crate::index::{Match, Slot};
-use crate::placement::{Candidate, Outcome, Policy, PredictedTtft, Priority, Ranked, Reason, Saturation};
+use crate::index::Slot;
+use crate::placement::{Candidates, Outcome, Policy, PredictedTtft, Priority, Ranked, Reason, Saturation};
 use crate::prefix::Boundary;
 use crate::request::{LoadOnly, Prompt};
 use crate::table::State;
 use crate::units::{EndpointId, Millis, ResponseKey, Seconds, Tokens, mix};
-use crate::view::{Known, View};
+use crate::view::View;
+use gathering::{Asked, Gathering};
 
 /// One place to send the request to.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,16 +81,12 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A prompt that nobody was asked about weighs this much: an engine has something to do for it.
-const UNKNOWN_PROMPT: Tokens = Tokens(256);
-
 /// Decides. Holds scratch memory, so that a decision allocates only its answer.
 #[derive(Debug, Default)]
 pub struct Router {
     pub(crate) policy: PredictedTtft,
     pub(crate) saturation: Saturation,
-    matches: Vec<Match>,
-    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) gathering: Gathering,
     pub(crate) ranked: Vec<Ranked>,
 }
 
@@ -126,7 +123,7 @@ impl Router {
         now: Millis,
         best: usize,
     ) -> Decision {
-        self.candidates.clear();
+        self.gathering.clear();
         self.ranked.clear();
         let model = request.model();
         let pool = config.pool_of(model);
@@ -138,127 +135,47 @@ impl Router {
                 None => (&[], 0),
             },
         };
-        view.index().matches(boundaries, &mut self.matches);
-        let has_ranks = self.gather(config, view, pool, model, bytes, now);
+        let asked = Asked { pool: config.pool_name(pool), model, boundaries, bytes, now };
+        self.gathering.gather(view, asked, self.saturation.limits.waiting.is_some());
+        let candidates = self.gathering.candidates(view);
         // Limits may take out any of the first, and a rank most of them.
-        let best = if has_ranks || self.saturation.has_limits() { usize::MAX } else { best };
-        let most_bytes = self.note_sharing(view);
+        let best = if self.gathering.has_ranks() || self.saturation.has_limits() { usize::MAX } else { best };
+        let most_bytes = self.gathering.most();
         let mut reason = match request {
             Request::Prompt(_) => {
-                self.policy.rank(&self.candidates, novelty(boundaries, most_bytes), best, &mut self.ranked)
+                self.policy.rank(&candidates, novelty(boundaries, most_bytes), best, &mut self.ranked)
             }
             Request::Load { .. } | Request::Stored { .. } => {
                 // Equally loaded endpoints take turns: there is no prefix by which to agree.
-                match self.policy.rank(&self.candidates, mix(now.0, 1), best, &mut self.ranked) {
+                match self.policy.rank(&candidates, mix(now.0, 1), best, &mut self.ranked) {
                     Reason::Fallback => Reason::Fallback,
                     _ => Reason::LoadOnly,
                 }
             }
         };
-        match self.saturation.apply(&self.candidates, &mut self.ranked, priority) {
+        match self.saturation.apply(&candidates, &mut self.ranked, priority) {
             Outcome::Moved if matches!(reason, Reason::Warm | Reason::Spread) => reason = Reason::Spill,
             Outcome::Moved | Outcome::Kept => {}
             Outcome::Shed => reason = Reason::Shed,
         }
-        let mut choices = self.ranked.iter().filter_map(|r| self.choice(view, r)).peekable();
+        let mut choices = self.ranked.iter().filter_map(|r| choice(view, &candidates, r)).peekable();
         let rank = choices.peek().and_then(|first| first.rank);
         let choices = choices.filter(|c| c.rank == rank).take(config.limits.choices).collect();
         Decision { choices, reason, pool, prompt: view.tokens(bytes), most: view.tokens(most_bytes.min(bytes)) }
     }
+}
 
-    /// Whoever may be chosen, in one walk over the endpoints. Returns whether data-parallel ranks are among them.
-    fn gather(
-        &mut self,
-        config: &Config,
-        view: &View,
-        pool: usize,
-        model: Option<&str>,
-        bytes: u32,
-        now: Millis,
-    ) -> bool {
-        let pool = config.pool_name(pool).map(|name| view.name(name));
-        let model = model.and_then(|m| view.name(m));
-        let serves = |k: &Known| model.is_some_and(|m| view.serves(k, m));
-        let fails = |k: &Known| k.failures.is_avoided(now);
-        let has_adapter = |k: &Known| model.is_some_and(|m| view.has_loaded(k, m));
-        let (mut serving, mut somewhere_loaded, mut failing, mut has_ranks) = (0, false, false, false);
-        // Most endpoints hold as much of it as the one before: nothing, or a beginning that all share.
-        let mut last = (0, (Tokens(0), if bytes == 0 { UNKNOWN_PROMPT } else { view.tokens(bytes) }));
-        let reuse = view.reuse();
-        for (slot, known) in view.endpoints() {
-            if !known.is_choosable() || pool.is_some_and(|name| name.is_none_or(|n| !known.is_in(n))) {
-                continue;
-            }
-            let held = self.matches.get(slot.0 as usize).map_or(0, |m| m.bytes.min(bytes));
-            if held != last.0 {
-                last = (held, (view.tokens(held), view.tokens(bytes - held)));
-            }
-            let (matched, uncached) = last.1;
-            let Some(cache) = view.index().cache(slot.0) else { continue };
-            let rate = view.prefill_rate(known, now);
-            let overhead = view.overhead(known);
-            serving += usize::from(serves(known));
-            somewhere_loaded |= has_adapter(known);
-            failing |= fails(known);
-            has_ranks |= known.endpoint.rank.is_some();
-            self.candidates.push(Candidate {
-                slot,
-                id: known.endpoint.id,
-                matched,
-                sharing: 0,
-                uncached,
-                overhead,
-                backlog: known.load.backlog(rate, overhead, now),
-                lateness: known.load.lateness(now),
-                kv: view.kv_pressure(known, cache.pinned, uncached),
-                prefill_rate: rate,
-                in_flight: known.load.in_flight(),
-                foreign: known.foreign,
-                waiting: if self.saturation.limits.waiting.is_some() { known.waiting(rate, now) } else { 0 },
-                loads_adapter: false,
-                room: cache.room(),
-                reuse,
-                turnover: cache.oldest_use().map(|at| now.since(at)),
-            });
-        }
-        // The rest is for some requests only.
-        let is = |c: &Candidate, what: &dyn Fn(&Known) -> bool| view.known(c.slot).is_some_and(what);
-        if somewhere_loaded {
-            self.candidates.iter_mut().for_each(|c| c.loads_adapter = !is(c, &has_adapter));
-        }
-        // Who says that it serves the model comes first; if nobody says so, the engine may: it knows aliases.
-        if serving > 0 && serving < self.candidates.len() {
-            self.candidates.retain(|c| is(c, &serves));
-        }
-        // Whom recent failures speak against is left alone, unless that would be all.
-        if failing && self.candidates.iter().any(|c| !is(c, &fails)) {
-            self.candidates.retain(|c| !is(c, &fails));
-        }
-        has_ranks
-    }
-
-    /// Finds out how many share the matches of those that hold most. Returns how many bytes that is.
-    fn note_sharing(&mut self, view: &View) -> u32 {
-        let of = |c: &Candidate| self.matches.get(c.slot.0 as usize).copied().unwrap_or_default();
-        let most = self.candidates.iter().map(|c| of(c).bytes).max().unwrap_or(0);
-        for candidate in self.candidates.iter_mut().filter(|c| of(c).bytes == most) {
-            candidate.sharing = view.index().sharing(of(candidate));
-        }
-        most
-    }
-
-    fn choice(&self, view: &View, ranked: &Ranked) -> Option<Choice> {
-        let candidate = self.candidates.get(ranked.candidate)?;
-        let endpoint = &view.known(candidate.slot)?.endpoint;
-        Some(Choice {
-            slot: candidate.slot,
-            id: endpoint.id,
-            address: endpoint.address.clone(),
-            rank: endpoint.rank,
-            matched: candidate.matched,
-            predicted: ranked.predicted,
-        })
-    }
+fn choice(view: &View, candidates: &impl Candidates, ranked: &Ranked) -> Option<Choice> {
+    let candidate = candidates.get(ranked.candidate)?;
+    let endpoint = &view.known(candidate.slot)?.endpoint;
+    Some(Choice {
+        slot: candidate.slot,
+        id: endpoint.id,
+        address: endpoint.address.clone(),
+        rank: endpoint.rank,
+        matched: candidate.matched,
+        predicted: ranked.predicted,
+    })
 }
 
 /// The decision for a request that can be answered at one endpoint only, if that is known. It is not left for load, and
@@ -284,6 +201,8 @@ fn novelty(boundaries: &[Boundary], held: u32) -> u64 {
     let past = held.saturating_add(512);
     boundaries.iter().find(|b| b.end >= past).or(boundaries.last()).map_or(0, |b| b.hash.0)
 }
+
+mod gathering;
 
 #[cfg(test)]
 mod tests;

@@ -140,13 +140,15 @@ impl View {
                     let ours = known.load.waiting(known.prefill.likely(&self.prefill, now), now);
                     known.foreign_waiting = endpoint.load.waiting.saturating_sub(ours);
                     let used = f64::from(endpoint.load.kv_usage) * endpoint.capacity.0 as f64;
-                    known.foreign_kv = Tokens(used as u64).saturating_sub(held);
+                    known.foreign_kv = (used - held.0 as f64).max(0.0);
                 }
                 known.pool = self.names.intern(&endpoint.pool);
                 known.models = self.names.intern_all(&endpoint.models);
                 known.adapters = self.names.intern_all(&endpoint.adapters);
                 moved |= known.endpoint.address != endpoint.address;
                 known.endpoint = endpoint.clone();
+                let tokens = endpoint.capacity.0 as f64;
+                known.share_of_token = if tokens > 0.0 { 1.0 / tokens } else { 0.0 };
                 // By the table's own moment: it is the same for all that fold it.
                 if let Some(since) = known.counters.counters(endpoint.counters, table.written_at) {
                     self.forgotten += self.index.forget_before(slot, since);
@@ -236,12 +238,11 @@ impl View {
     /// flight hold or wait for; of prompts, that is `pinned` bytes.
     #[must_use]
     pub fn kv_pressure(&self, known: &Known, pinned: u64, uncached: Tokens) -> KvPressure {
-        let capacity = known.endpoint.capacity.0 as f64;
-        let held = pinned as f64 * self.tokens_per_byte + known.load.pinned().0 as f64 + known.foreign_kv.0 as f64;
-        if capacity <= 0.0 || held <= 0.0 {
+        let held = pinned as f64 * self.tokens_per_byte + known.load.pinned().0 as f64 + known.foreign_kv;
+        if known.share_of_token <= 0.0 || held <= 0.0 {
             return KvPressure { full: f64::from(known.endpoint.load.kv_usage), ..KvPressure::default() };
         }
-        let full = (held + uncached.0 as f64 + self.output.value()) / capacity;
+        let full = (held + uncached.0 as f64 + self.output.value()) * known.share_of_token;
         let turn = self.service.value();
         KvPressure {
             full,

@@ -16,6 +16,13 @@ pub struct Match {
     node: u32,
 }
 
+impl Match {
+    /// It, if it is not of more bytes than the prompt has.
+    pub(crate) fn at_most(self, bytes: u32) -> Self {
+        Self { bytes: self.bytes.min(bytes), ..self }
+    }
+}
+
 impl Index {
     /// For each slot, what its endpoint holds of the prompt. `out` is resized to the slots.
     pub fn matches(&self, boundaries: &[Boundary], out: &mut Vec<Match>) {

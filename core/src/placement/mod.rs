@@ -9,7 +9,6 @@ pub use saturation::{Limits, Outcome, Priority, Saturation, WhenSaturated};
 use crate::index::Slot;
 use crate::units::{EndpointId, Seconds, Tokens};
 use crate::view::KvPressure;
-use std::cmp::Reverse;
 
 /// One endpoint that may be chosen, as seen at the moment of the decision.
 #[derive(Clone, Copy, Debug)]
@@ -117,13 +116,41 @@ impl Reason {
 pub struct Ranked {
     /// Which candidate, by its index in the list.
     pub candidate: usize,
+    /// See [`Candidate::matched`].
+    pub matched: Tokens,
+    /// See [`Candidate::in_flight`].
+    pub in_flight: u32,
     /// Its predicted time to first token, without charges that only steer.
     pub predicted: Seconds,
     /// What it was compared by.
     pub cost: Seconds,
-    /// Among equals of the cheapest: fewest requests in flight first, then the largest number drawn (0 for all but those
-    /// with the fewest).
-    pub draw: Option<(Reverse<u32>, f64)>,
+    /// Of those that are equals of the cheapest: fewest requests in flight first, then the largest number drawn (0 for all
+    /// but those with the fewest).
+    pub draw: Option<f64>,
+}
+
+/// Those that may be chosen. One that is asked for may be worked out anew each time.
+pub trait Candidates {
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// One of them; `None` from [`Candidates::len`] on.
+    fn get(&self, at: usize) -> Option<Candidate>;
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All, in their order.
+    fn iter(&self) -> impl Iterator<Item = Candidate> {
+        (0..self.len()).filter_map(|at| self.get(at))
+    }
+
+    /// The one that holds most; among equals the one whose match more prompts in flight share.
+    fn warmest(&self) -> Option<Candidate> {
+        self.iter().max_by_key(|c| (c.matched, c.sharing))
+    }
 }
 
 /// A rule of placement.
@@ -131,7 +158,29 @@ pub trait Policy {
     /// Ranks the candidates: the first is the choice, the next are where a retry goes. Only the `best` first ones are put
     /// in order, the others follow in any. `novelty` is the hash of the first part of the prompt that nobody holds: equal
     /// for prompts that would be placed anew together.
-    fn rank(&self, candidates: &[Candidate], novelty: u64, best: usize, ranked: &mut Vec<Ranked>) -> Reason;
+    fn rank(&self, candidates: &impl Candidates, novelty: u64, best: usize, ranked: &mut Vec<Ranked>) -> Reason;
+}
+
+#[cfg(test)]
+impl<const N: usize> Candidates for [Candidate; N] {
+    fn len(&self) -> usize {
+        N
+    }
+
+    fn get(&self, at: usize) -> Option<Candidate> {
+        self.as_slice().get(at).copied()
+    }
+}
+
+#[cfg(test)]
+impl Candidates for &[Candidate] {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn get(&self, at: usize) -> Option<Candidate> {
+        (**self).get(at).copied()
+    }
 }
 
 #[cfg(test)]

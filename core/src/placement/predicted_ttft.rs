@@ -21,9 +21,9 @@
 //! chosen; if that does not tell them apart, rendezvous hashing of the part of the prompt that nobody holds does, so that
 //! VMs and replicas that have not yet heard of each other choose alike. It is weighted by the room in the caches.
 
-use super::{Candidate, Policy, Ranked, Reason};
+use super::{Candidate, Candidates, Policy, Ranked, Reason};
 use crate::units::{Seconds, Tokens, mix};
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Ordering;
 
 /// The weights. Times are in seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,7 +94,7 @@ impl Terms {
     /// Time until the prefill begins: the waits pass at the same time, so the longest counts.
     #[must_use]
     pub fn wait(&self) -> Seconds {
-        Seconds(self.backlog.0.max(self.kv_wait.0).max(self.lateness.0))
+        Seconds(larger(larger(self.backlog.0, self.kv_wait.0), self.lateness.0))
     }
 
     /// Predicted time to first token.
@@ -117,8 +117,9 @@ impl PredictedTtft {
         let w = &self.weights;
         let seconds = |t: Tokens| if c.prefill_rate > 0.0 { t.0 as f64 / c.prefill_rate } else { 0.0 };
         let prefill = seconds(c.uncached);
-        let evicts = c.turnover.map_or(0.0, |t| (w.eviction_horizon.0 / t.0.max(0.001)).min(1.0)) * c.reuse;
-        let spared = warmest.filter(|w| relieves(c, w)).map_or(0.0, |w| seconds(w.matched.saturating_sub(c.matched)));
+        let evicts = c.turnover.map_or(0.0, |t| evicts(w.eviction_horizon, t)) * c.reuse;
+        let spared =
+            warmest.filter(|w| relieves(c.in_flight, w)).map_or(0.0, |w| seconds(w.matched.saturating_sub(c.matched)));
         Terms {
             overhead: c.overhead,
             backlog: c.backlog,
@@ -133,16 +134,28 @@ impl PredictedTtft {
         }
     }
 
-    /// The candidate that holds most; among equals the one whose match more prompts in flight share.
-    #[must_use]
-    pub fn warmest(candidates: &[Candidate]) -> Option<&Candidate> {
-        candidates.iter().max_by_key(|c| (c.matched, c.sharing))
-    }
-
     fn judge(&self, candidate: usize, c: &Candidate, warmest: Option<&Candidate>) -> Ranked {
         let terms = self.terms(c, warmest);
-        Ranked { candidate, predicted: terms.predicted(), cost: terms.cost(), draw: None }
+        Ranked {
+            candidate,
+            matched: c.matched,
+            in_flight: c.in_flight,
+            predicted: terms.predicted(),
+            cost: terms.cost(),
+            draw: None,
+        }
     }
+}
+
+/// The larger of two numbers. [`f64::max`] takes four instructions more, for what is none; this is asked of every endpoint.
+fn larger(a: f64, b: f64) -> f64 {
+    if a > b { a } else { b }
+}
+
+/// Whether what is evicted would have lived to be used again: 1 where entries live no longer than the horizon.
+fn evicts(horizon: Seconds, turnover: Seconds) -> f64 {
+    let share = horizon.0 / larger(turnover.0, 0.001);
+    if share < 1.0 { share } else { 1.0 }
 }
 
 /// So many prompts in flight must go on from the end of a match for it to be a beginning in demand …
@@ -150,9 +163,9 @@ const SHARED: u32 = 4;
 /// … or so many, if the other endpoint is as good as idle beside the warmest: one that has just joined, say.
 const SOME: u32 = 2;
 
-/// Whether `c` should take a new conversation off the warmest endpoint.
-fn relieves(c: &Candidate, warmest: &Candidate) -> bool {
-    let (few, many) = (c.in_flight, warmest.in_flight);
+/// Whether an endpoint with so many requests in flight should take a new conversation off the warmest one.
+fn relieves(in_flight: u32, warmest: &Candidate) -> bool {
+    let (few, many) = (in_flight, warmest.in_flight);
     (warmest.sharing >= SHARED && few <= many >> 1) || (warmest.sharing >= SOME && many >= SHARED && few <= many >> 2)
 }
 
@@ -160,26 +173,25 @@ fn relieves(c: &Candidate, warmest: &Candidate) -> bool {
 /// `-weight / ln u`, the largest wins), by the room in its cache.
 fn drawn(c: &Candidate, novelty: u64) -> f64 {
     let u = ((mix(novelty, c.id.0) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-    -c.room.max(LEAST_ROOM) / u.ln()
+    -larger(c.room, LEAST_ROOM) / u.ln()
 }
 
 /// The weight of a full cache in the draw among equals.
 const LEAST_ROOM: f64 = 0.05;
 
 impl Policy for PredictedTtft {
-    fn rank(&self, candidates: &[Candidate], novelty: u64, best: usize, ranked: &mut Vec<Ranked>) -> Reason {
+    fn rank(&self, candidates: &impl Candidates, novelty: u64, best: usize, ranked: &mut Vec<Ranked>) -> Reason {
         ranked.clear();
-        let Some(warmest) = Self::warmest(candidates) else { return Reason::Fallback };
+        let Some(warmest) = candidates.warmest() else { return Reason::Fallback };
         let mut cheapest = f64::INFINITY;
-        ranked.extend(candidates.iter().enumerate().map(|(i, c)| {
-            let judged = self.judge(i, c, Some(warmest));
-            cheapest = cheapest.min(judged.cost.0);
-            judged
+        ranked.extend((0..candidates.len()).filter_map(|at| {
+            let judged = self.judge(at, &candidates.get(at)?, Some(&warmest));
+            cheapest = if judged.cost.0 < cheapest { judged.cost.0 } else { cheapest };
+            Some(judged)
         }));
         let drawn = draw(candidates, novelty, cheapest * self.weights.tie_ratio, ranked);
-        let candidate = |r: &Ranked| candidates.get(r.candidate).unwrap_or(warmest);
         let most = warmest.matched;
-        let holds_most = |r: &Ranked| most.saturating_sub(candidate(r).matched) < BLOCK;
+        let holds_most = |r: &Ranked| most.saturating_sub(r.matched) < BLOCK;
         let numbered = || ranked.iter().enumerate();
         let first = match drawn {
             Some(at) => ranked.get(at).map(|r| (at, r)),
@@ -195,7 +207,7 @@ impl Policy for PredictedTtft {
         let dear = warmest_one.cost.0;
         let reason = if most < BLOCK {
             Reason::Cold
-        } else if !holds_most(one) && relieves(candidate(one), warmest) {
+        } else if !holds_most(one) && relieves(one.in_flight, &warmest) {
             Reason::Spread
         } else if dear > cheapest * self.weights.spill_ratio && dear > cheapest + self.weights.spill_margin.0 {
             Reason::Spill
@@ -217,31 +229,35 @@ impl Policy for PredictedTtft {
 fn bring_forward(ranked: &mut [Ranked], best: usize) {
     let (front, rest) = ranked.split_at_mut(best.min(ranked.len()));
     front.sort_unstable_by(before);
+    let Some(mut dearest) = front.last().copied() else { return };
     for other in rest {
-        if let Some(last) = front.last_mut().filter(|last| before(other, last).is_lt()) {
+        // Most are neither equals nor cheaper: one comparison for them.
+        if (other.draw.is_some() || other.cost.0 <= dearest.cost.0)
+            && before(other, &dearest).is_lt()
+            && let Some(last) = front.last_mut()
+        {
             std::mem::swap(last, other);
             front.sort_unstable_by(before);
+            dearest = front.last().copied().unwrap_or(dearest);
         }
     }
 }
 
 /// Draws among those that cost at most `equal`. Returns where the winner is.
-fn draw(candidates: &[Candidate], novelty: u64, equal: f64, ranked: &mut [Ranked]) -> Option<usize> {
-    let mut fewest = u32::MAX;
-    for r in ranked.iter_mut().filter(|r| r.cost.0 <= equal) {
-        let in_flight = candidates.get(r.candidate).map_or(u32::MAX, |c| c.in_flight);
-        r.draw = Some((Reverse(in_flight), 0.0));
-        fewest = fewest.min(in_flight);
+fn draw(candidates: &impl Candidates, novelty: u64, equal: f64, ranked: &mut [Ranked]) -> Option<usize> {
+    let (mut fewest, mut equals) = (u32::MAX, 0..0);
+    for (at, r) in ranked.iter_mut().enumerate().filter(|(_, r)| r.cost.0 <= equal) {
+        r.draw = Some(0.0);
+        fewest = fewest.min(r.in_flight);
+        equals = if equals.is_empty() { at..at + 1 } else { equals.start..at + 1 };
     }
     let mut winner = None;
-    for (at, r) in ranked.iter_mut().enumerate() {
-        if let Some((Reverse(in_flight), number)) = &mut r.draw
-            && *in_flight == fewest
-        {
-            *number = candidates.get(r.candidate).map_or(0.0, |c| drawn(c, novelty));
-            if winner.is_none_or(|(_, most)| *number > most) {
-                winner = Some((at, *number));
-            }
+    let numbered = ranked.iter_mut().enumerate().take(equals.end).skip(equals.start);
+    for (at, r) in numbered.filter(|(_, r)| r.draw.is_some() && r.in_flight == fewest) {
+        let number = candidates.get(r.candidate).map_or(0.0, |c| drawn(&c, novelty));
+        r.draw = Some(number);
+        if winner.is_none_or(|(_, most)| number > most) {
+            winner = Some((at, number));
         }
     }
     winner.map(|(at, _)| at)
@@ -251,7 +267,7 @@ fn draw(candidates: &[Candidate], novelty: u64, equal: f64, ranked: &mut [Ranked
 fn before(a: &Ranked, b: &Ranked) -> Ordering {
     match (a.draw, b.draw) {
         (None, None) => a.cost.0.total_cmp(&b.cost.0),
-        (Some((a_load, a_draw)), Some((b_load, b_draw))) => b_load.cmp(&a_load).then(b_draw.total_cmp(&a_draw)),
+        (Some(a_draw), Some(b_draw)) => a.in_flight.cmp(&b.in_flight).then(b_draw.total_cmp(&a_draw)),
         (a, b) => b.is_some().cmp(&a.is_some()),
     }
 }
@@ -266,7 +282,7 @@ mod tests {
 
     fn choose(candidates: &[Candidate], novelty: u64) -> (Reason, Vec<u32>) {
         let mut ranked = Vec::new();
-        let reason = PredictedTtft::default().rank(candidates, novelty, usize::MAX, &mut ranked);
+        let reason = PredictedTtft::default().rank(&candidates, novelty, usize::MAX, &mut ranked);
         (reason, ranked.iter().map(|r| candidates[r.candidate].slot.0).collect())
     }
 
@@ -365,8 +381,8 @@ mod tests {
                 })
                 .collect();
             let (mut whole, mut few) = (Vec::new(), Vec::new());
-            let reason = PredictedTtft::default().rank(&all, seed, usize::MAX, &mut whole);
-            assert_eq!(PredictedTtft::default().rank(&all, seed, 3, &mut few), reason);
+            let reason = PredictedTtft::default().rank(&all.as_slice(), seed, usize::MAX, &mut whole);
+            assert_eq!(PredictedTtft::default().rank(&all.as_slice(), seed, 3, &mut few), reason);
             let costs = |ranked: &[Ranked]| ranked.iter().take(3).map(|r| (r.cost, r.draw)).collect::<Vec<_>>();
             assert_eq!((costs(&few), few.len()), (costs(&whole), whole.len()));
         }

@@ -4,7 +4,7 @@
 //! over them, a request waits at the best all the same or is refused, by the configuration and by its priority. Without
 //! limits (the default) nothing is ever saturated: placement in seconds needs none.
 
-use super::{Candidate, Ranked};
+use super::{Candidate, Candidates, Ranked};
 use crate::units::Seconds;
 
 /// What an endpoint may have. `None`: no limit.
@@ -93,12 +93,12 @@ impl Saturation {
     }
 
     /// Puts endpoints below the limits before those over them, each group in its order, and says whether to refuse.
-    pub fn apply(&self, candidates: &[Candidate], ranked: &mut [Ranked], priority: Priority) -> Outcome {
+    pub fn apply(&self, candidates: &impl Candidates, ranked: &mut [Ranked], priority: Priority) -> Outcome {
         if !self.has_limits() || ranked.is_empty() {
             return Outcome::Kept;
         }
         let over = |r: &Ranked, share: f64| {
-            candidates.get(r.candidate).is_some_and(|c| self.limits.are_exceeded(share, c, r.predicted))
+            candidates.get(r.candidate).is_some_and(|c| self.limits.are_exceeded(share, &c, r.predicted))
         };
         let low = priority.0 < 0;
         if low && ranked.iter().all(|r| over(r, self.low_priority_share)) {
@@ -109,7 +109,7 @@ impl Saturation {
             return if refused { Outcome::Shed } else { Outcome::Kept };
         }
         let best = ranked.first().map(|r| r.candidate);
-        ranked.sort_by_key(|r| over(r, 1.0));
+        ranked.sort_by_cached_key(|r| over(r, 1.0));
         if ranked.first().map(|r| r.candidate) == best { Outcome::Kept } else { Outcome::Moved }
     }
 }
@@ -127,8 +127,8 @@ mod tests {
 
     fn apply(rule: Saturation, candidates: &[Candidate], priority: i64) -> (Outcome, Vec<usize>) {
         let mut ranked = Vec::new();
-        PredictedTtft::default().rank(candidates, 1, usize::MAX, &mut ranked);
-        let outcome = rule.apply(candidates, &mut ranked, Priority(priority));
+        PredictedTtft::default().rank(&candidates, 1, usize::MAX, &mut ranked);
+        let outcome = rule.apply(&candidates, &mut ranked, Priority(priority));
         (outcome, ranked.iter().map(|r| r.candidate).collect())
     }
 

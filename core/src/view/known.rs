@@ -6,7 +6,7 @@ use crate::failures::Failures;
 use crate::learned::{OwnRate, PrefillMeter};
 use crate::load::Load;
 use crate::table::Endpoint;
-use crate::units::{Millis, Tokens};
+use crate::units::Millis;
 
 /// What is known of one endpoint.
 #[derive(Debug)]
@@ -20,7 +20,9 @@ pub struct Known {
     /// Requests that waited there, beyond ours as the journal has them.
     pub(super) foreign_waiting: u32,
     /// KV cache tokens that were held at the last scrape beyond what the journal knows of.
-    pub(super) foreign_kv: Tokens,
+    pub(super) foreign_kv: f64,
+    /// 1 / tokens of its KV cache; 0 where that is not known.
+    pub(super) share_of_token: f64,
     pub(super) pool: Name,
     pub(super) models: Group,
     pub(super) adapters: Group,
@@ -44,7 +46,8 @@ impl Known {
             load: Load::default(),
             foreign: 0,
             foreign_waiting: 0,
-            foreign_kv: Tokens(0),
+            foreign_kv: 0.0,
+            share_of_token: 0.0,
             pool: Name::default(),
             models: Group::default(),
             adapters: Group::default(),

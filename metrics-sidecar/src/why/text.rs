@@ -141,6 +141,7 @@ fn excluded(e: &Explained) -> String {
     match e.excluded.as_deref() {
         Some("other pool") => format!("pool {}", harmless(&e.pool)),
         Some("model not served") => "does not serve the model".to_owned(),
+        Some("failed in a row") => "left alone: three or more failed in a row".to_owned(),
         Some(cause) => harmless(cause),
         None if e.saturated => "over a limit of `saturation`".to_owned(),
         None => String::new(),
