@@ -84,6 +84,7 @@ pub fn route(prompt: &Prompt, endpoint: u64, number: u64, now: u64) -> Record {
             bytes: prompt.bytes,
             stream: true,
             boundaries: prompt.boundaries.clone(),
+            late_ms: 0,
         },
     }
 }

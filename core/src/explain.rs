@@ -301,8 +301,13 @@ mod tests {
         reader.feed(body);
         let prompt = reader.finish().unwrap();
         let request = RequestId { origin: Origin(1), number: to };
-        let route =
-            Body::Route { endpoint: EndpointId(to), bytes: prompt.bytes, stream: true, boundaries: prompt.boundaries };
+        let route = Body::Route {
+            endpoint: EndpointId(to),
+            bytes: prompt.bytes,
+            stream: true,
+            boundaries: prompt.boundaries,
+            late_ms: 0,
+        };
         let done = Body::Done { prompt: None, cached: None, output: None };
         for body in [route, Body::FirstToken { ttft: Seconds(0.4) }, done] {
             view.fold(&Record { request, at: Millis(400), body }, Millis(400));
@@ -370,7 +375,8 @@ mod tests {
         let mut view = view((1..=2).map(endpoint).collect());
         for number in 1..=3 {
             let request = RequestId { origin: Origin(1), number };
-            let route = Body::Route { endpoint: EndpointId(1), bytes: 0, stream: false, boundaries: Vec::new() };
+            let route =
+                Body::Route { endpoint: EndpointId(1), bytes: 0, stream: false, boundaries: Vec::new(), late_ms: 0 };
             for body in [route, Body::Void { failed: true }] {
                 view.fold(&Record { request, at: Millis(1_400), body }, Millis(1_400));
             }

@@ -58,7 +58,7 @@ impl Placed {
         }
         worker.stats.add(Counter::Steered, 1);
         self.steered = true;
-        self.route(worker, endpoint, matched, now);
+        self.route(worker, endpoint, matched, now, now);
     }
 
     /// The data-parallel rank that vLLM was told.
@@ -66,7 +66,7 @@ impl Placed {
         self.decision.choices.first().filter(|_| self.steered)?.rank
     }
 
-    pub(crate) fn route(&mut self, worker: &mut Worker, endpoint: EndpointId, matched: Tokens, now: Millis) {
+    fn route(&mut self, worker: &mut Worker, endpoint: EndpointId, matched: Tokens, sent: Millis, now: Millis) {
         let mut bodies = Vec::with_capacity(3);
         if self.routed.is_some() {
             // Envoy went elsewhere: whom it was named to, it did not reach, or got no answer of.
@@ -78,6 +78,7 @@ impl Placed {
             bytes: self.prompt.bytes,
             stream: self.prompt.stream,
             boundaries: self.prompt.boundaries.clone(),
+            late_ms: u32::try_from(now.0.saturating_sub(sent.0)).unwrap_or(u32::MAX),
         });
         self.routed = Some(endpoint);
         self.matched = matched;
@@ -105,7 +106,7 @@ impl Placed {
             } else if let Some(choice) = self.decision.choices.first() {
                 worker.stats.add(Counter::ShadowWonTokens, choice.matched.saturating_sub(matched).0);
             }
-            self.route(worker, endpoint, matched, host.now());
+            self.route(worker, endpoint, matched, self.sent_at, host.now());
         }
         worker.stats.add(Counter::PromptTokens, self.decision.prompt.0);
         worker.stats.add(Counter::PredictedHitTokens, self.matched.0);

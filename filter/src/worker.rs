@@ -423,6 +423,7 @@ impl Worker {
             bytes: prompt.bytes,
             stream: true,
             boundaries: prompt.boundaries.clone(),
+            late_ms: 0,
         };
         for record in decode_slot(&encode_slot(&[Record { request, at: now, body }])).unwrap_or_default() {
             view.fold(&record, now);

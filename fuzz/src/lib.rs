@@ -108,7 +108,7 @@ impl From<Happened> for Record {
     fn from(happened: Happened) -> Self {
         let body = match happened.what {
             What::Route { to, bytes, stream, cuts } => {
-                Body::Route { endpoint: to.into(), bytes, stream, boundaries: boundaries(&cuts) }
+                Body::Route { endpoint: to.into(), bytes, stream, boundaries: boundaries(&cuts), late_ms: 0 }
             }
             What::Extend { bytes, cuts } => Body::Extend { bytes, boundaries: boundaries(&cuts) },
             What::FirstToken { ttft } => Body::FirstToken { ttft: Seconds(ttft) },

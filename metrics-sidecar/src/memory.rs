@@ -329,7 +329,7 @@ mod tests {
 
     fn route(number: u64) -> Bytes {
         let boundaries = vec![Boundary { end: 400, hash: PrefixHash(number) }];
-        slot(number, Body::Route { endpoint: EndpointId(1), bytes: 400, stream: true, boundaries })
+        slot(number, Body::Route { endpoint: EndpointId(1), bytes: 400, stream: true, boundaries, late_ms: 0 })
     }
 
     fn published(version: u64) -> Published {

@@ -24,7 +24,7 @@ fn slot(origin: u64, number: u64, body: Body) -> Vec<u8> {
 fn route(origin: u64, number: u64, endpoint: EndpointId) -> Vec<u8> {
     let boundaries =
         vec![Boundary { end: 400, hash: PrefixHash(number) }, Boundary { end: 800, hash: PrefixHash(number << 32) }];
-    slot(origin, number, Body::Route { endpoint, bytes: 800, stream: true, boundaries })
+    slot(origin, number, Body::Route { endpoint, bytes: 800, stream: true, boundaries, late_ms: 0 })
 }
 
 fn hashes(refill: &[Vec<u8>]) -> Vec<u64> {

@@ -37,7 +37,7 @@ fn slot(origin: u64, number: u64, at: Millis, body: Body) -> Vec<u8> {
 
 fn route(origin: u64, number: u64, endpoint: EndpointId) -> Vec<u8> {
     let boundaries = vec![Boundary { end: 400, hash: PrefixHash(number) }];
-    slot(origin, number, wall(), Body::Route { endpoint, bytes: 400, stream: true, boundaries })
+    slot(origin, number, wall(), Body::Route { endpoint, bytes: 400, stream: true, boundaries, late_ms: 0 })
 }
 
 /// What an Envoy was told until it knows these requests or warm prefixes; nothing else may come, and no request twice.
@@ -162,7 +162,7 @@ async fn moments_are_moved_so_that_clocks_need_not_agree() {
     let mut there = Envoy::connect(&sidecar, Hello { now_ms: wall().0 + ahead, ..hello(2, true) }).await;
     there.table(|table| !table.endpoints.is_empty()).await;
     there.refill().await;
-    let body = || Body::Route { endpoint: id, bytes: 1, stream: true, boundaries: Vec::new() };
+    let body = || Body::Route { endpoint: id, bytes: 1, stream: true, boundaries: Vec::new(), late_ms: 0 };
     there.journal(0, vec![slot(2, 5, Millis(wall().0 + ahead - 1_000), body())]).await;
     here.journal(0, vec![slot(1, 6, Millis(wall().0 - 1_000), body())]).await;
     let seen = told(&mut here, &[5]).await[0].at;

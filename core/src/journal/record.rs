@@ -49,6 +49,8 @@ pub enum Body {
         stream: bool,
         /// The prompt's boundaries; none when it was placed by load alone.
         boundaries: Vec<Boundary>,
+        /// How long before this was told it was sent, in ms. Not 0 where Envoy chose: only the answer says whom.
+        late_ms: u32,
     },
     /// More of a prompt that was routed before all of it was read.
     Extend {
@@ -172,11 +174,15 @@ impl Record {
                 w.varint(matched.0);
                 w.u64(predicted.0.to_bits());
             }
-            Body::Route { endpoint, bytes, stream, boundaries } => {
+            Body::Route { endpoint, bytes, stream, boundaries, late_ms } => {
                 w.u64(endpoint.0);
                 w.varint(u64::from(*bytes));
                 w.u8(u8::from(*stream));
                 write_boundaries(&mut w, boundaries);
+                // As with `failed` and `extent` below.
+                if *late_ms > 0 {
+                    w.varint(u64::from(*late_ms));
+                }
             }
             Body::Extend { bytes, boundaries } => {
                 w.varint(u64::from(*bytes));
@@ -188,7 +194,7 @@ impl Record {
                     w.varint(tokens.map_or(0, |t| t.0.saturating_add(1)));
                 }
             }
-            // As with `extent` below: older readers take a longer record as well, and older writers' ends before it.
+            // Older readers take a longer record as well, and older writers' ends before it.
             Body::Void { failed } if *failed => w.u8(1),
             Body::Void { .. } | Body::RefillWanted => {}
             Body::Warm { endpoint, extent, boundaries } => {
@@ -215,6 +221,7 @@ impl Record {
                 bytes: r.varint32()?,
                 stream: r.u8()? != 0,
                 boundaries: read_boundaries(&mut r)?,
+                late_ms: if r.remaining() > 0 { r.varint32()? } else { 0 },
             },
             2 => Body::Extend { bytes: r.varint32()?, boundaries: read_boundaries(&mut r)? },
             3 => Body::FirstToken { ttft: Seconds(f64::from_bits(r.u64()?)) },
@@ -311,9 +318,11 @@ pub(crate) mod tests {
     fn body() -> impl Strategy<Value = Body> {
         let tokens = || option::of((0..u64::MAX - 1).prop_map(Tokens));
         prop_oneof![
-            (any::<u64>(), any::<u32>(), any::<bool>(), boundaries()).prop_map(|(e, bytes, stream, boundaries)| {
-                Body::Route { endpoint: EndpointId(e), bytes, stream, boundaries }
-            }),
+            (any::<u64>(), any::<u32>(), any::<bool>(), boundaries(), any::<u32>()).prop_map(
+                |(e, bytes, stream, boundaries, late_ms)| {
+                    Body::Route { endpoint: EndpointId(e), bytes, stream, boundaries, late_ms }
+                }
+            ),
             (any::<u32>(), boundaries()).prop_map(|(bytes, boundaries)| Body::Extend { bytes, boundaries }),
             (0.0..100.0).prop_map(|s| Body::FirstToken { ttft: Seconds(s) }),
             (0..Reason::ALL.len(), any::<bool>(), any::<u64>(), any::<u64>(), 0.0..100.0).prop_map(

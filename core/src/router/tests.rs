@@ -29,7 +29,7 @@ fn prompt(model: &str, text: &str) -> Prompt {
 }
 
 fn route(view: &mut View, number: u64, to: EndpointId, p: &Prompt) {
-    let body = Body::Route { endpoint: to, bytes: p.bytes, stream: true, boundaries: p.boundaries.clone() };
+    let body = Body::Route { endpoint: to, bytes: p.bytes, stream: true, boundaries: p.boundaries.clone(), late_ms: 0 };
     let request = RequestId { origin: Origin(1), number };
     view.fold(&Record { request, at: Millis(1), body }, Millis(1));
     let done = Body::Done { prompt: None, cached: None, output: None };
@@ -42,7 +42,8 @@ fn decide(config: &Config, view: &View, p: &Prompt) -> Decision {
 
 fn fail(view: &mut View, number: u64, to: EndpointId, p: &Prompt) {
     let request = RequestId { origin: Origin(1), number };
-    let routed = Body::Route { endpoint: to, bytes: p.bytes, stream: true, boundaries: p.boundaries.clone() };
+    let routed =
+        Body::Route { endpoint: to, bytes: p.bytes, stream: true, boundaries: p.boundaries.clone(), late_ms: 0 };
     for body in [routed, Body::Void { failed: true }] {
         view.fold(&Record { request, at: Millis(5), body }, Millis(5));
     }
@@ -181,8 +182,13 @@ fn a_pod_with_a_slow_start_gets_another_chance_though_the_others_are_idle() {
     let answer = |view: &mut View, number: u64, to: u64, at: u64, ttft: f64| {
         // About 8,000 tokens, which the prior's rate takes a second for.
         let p = prompt("m", &format!("{number} {}", "word ".repeat(20)));
-        let body =
-            Body::Route { endpoint: EndpointId(to), bytes: p.bytes, stream: true, boundaries: p.boundaries.clone() };
+        let body = Body::Route {
+            endpoint: EndpointId(to),
+            bytes: p.bytes,
+            stream: true,
+            boundaries: p.boundaries.clone(),
+            late_ms: 0,
+        };
         let request = RequestId { origin: Origin(1), number };
         let mut fold = |at: u64, body| view.fold(&Record { request, at: Millis(at), body }, Millis(at));
         fold(at, body);

@@ -18,8 +18,9 @@ impl View {
         let at = record.at.min(now);
         let key = (record.request.origin.0, record.request.number);
         match &record.body {
-            Body::Route { endpoint, bytes, stream, boundaries } => {
+            Body::Route { endpoint, bytes, stream, boundaries, late_ms } => {
                 self.route(key, *endpoint, *bytes, *stream, boundaries, at);
+                self.doubt(key, Millis(at.0.saturating_sub(u64::from(*late_ms))));
             }
             Body::Extend { bytes, boundaries } => self.extend(key, *bytes, boundaries, at),
             Body::FirstToken { ttft } => self.first_token(key, *ttft, at),
@@ -94,6 +95,13 @@ impl View {
             let entry =
                 InFlight { slot, endpoint: id, at, bytes, demand, first_token: None, last, fresh, ready, used, met };
             self.in_flight.insert(key, entry);
+        }
+    }
+
+    /// What was used since a request was sent may have been computed since: that the request did not find it says nothing.
+    fn doubt(&mut self, key: (u64, u64), sent: Millis) {
+        if let Some(entry) = self.in_flight.get_mut(&key).filter(|entry| entry.used > sent) {
+            entry.ready = 0;
         }
     }
 

@@ -27,7 +27,7 @@ fn record(number: u64, at: u64, body: Body) -> Record {
 }
 
 fn route(endpoint: u64, n: u64) -> Body {
-    Body::Route { endpoint: EndpointId(endpoint), bytes: 1600, stream: true, boundaries: prompt(n) }
+    Body::Route { endpoint: EndpointId(endpoint), bytes: 1600, stream: true, boundaries: prompt(n), late_ms: 0 }
 }
 
 fn view() -> View {
@@ -134,7 +134,7 @@ fn prefill_rate_and_bytes_per_token_are_learned() {
     for n in 0..20 {
         let at = n * 10_000;
         let boundaries = vec![Boundary { hash: PrefixHash(mix(99, n)), end: 8000 }];
-        let body = Body::Route { endpoint: EndpointId(1), bytes: 8000, stream: true, boundaries };
+        let body = Body::Route { endpoint: EndpointId(1), bytes: 8000, stream: true, boundaries, late_ms: 0 };
         v.fold(&record(n, at, body), Millis(at));
         let took = Seconds(0.02 + v.tokens(8000).0 as f64 / 1600.0);
         let first = at + (took.0 * 1000.0) as u64;
@@ -273,6 +273,32 @@ fn a_match_on_an_unfinished_prefill_that_misses_shows_nothing() {
 }
 
 #[test]
+fn what_was_computed_since_it_was_sent_was_not_missed() {
+    // Equal prompts wait at a pod that is killed, and go on to the same other one: each is told of when it is answered.
+    let mut v = view();
+    let mut roomy = table(2, &[1]);
+    roomy.endpoints[0].capacity = Tokens(100_000);
+    v.apply_table(&roomy, Millis(0));
+    serve(&mut v, 0, 8, 0, Some(0));
+    serve(&mut v, 1, 9, 100, Some(0));
+    let moved =
+        |n, late_ms| Body::Route { endpoint: EndpointId(1), bytes: 1600, stream: true, boundaries: prompt(n), late_ms };
+    let answered = |v: &mut View, number, n, late_ms| {
+        let done = Body::Done { prompt: Some(Tokens(400)), cached: Some(Tokens(0)), output: None };
+        for body in [moved(n, late_ms), done] {
+            v.fold(&record(number, 2000 + number, body), Millis(2000 + number));
+        }
+    };
+    for number in 2..10 {
+        answered(&mut v, number, number / 2, 500);
+    }
+    assert_eq!((v.index().matched(slot(&v, 1), &prompt(9)), v.forgotten()), (1600, 0));
+    // Where it was there before, it is missed, and with it what is older.
+    answered(&mut v, 20, 9, 500);
+    assert_eq!((v.index().matched(slot(&v, 1), &prompt(8)), v.forgotten()), (0, 4));
+}
+
+#[test]
 fn two_answers_that_find_nothing_show_that_a_whole_cache_was_lost() {
     let held = |v: &View, n: u64| v.index().matched(slot(v, 1), &prompt(n));
     let small = |v: &mut View| {
@@ -319,7 +345,8 @@ fn where_cached_tokens_are_not_reported_a_late_first_token_tells() {
     let long =
         |n: u64| (1..5).map(|i| Boundary { hash: PrefixHash(mix(n, i)), end: i as u32 * 10_000 }).collect::<Vec<_>>();
     let mut serve = |number: u64, n: u64, at: u64, ttft: u64| {
-        let body = Body::Route { endpoint: EndpointId(1), bytes: 40_000, stream: true, boundaries: long(n) };
+        let body =
+            Body::Route { endpoint: EndpointId(1), bytes: 40_000, stream: true, boundaries: long(n), late_ms: 0 };
         v.fold(&record(number, at, body), Millis(at));
         let ttft_s = Seconds(ttft as f64 * 0.001);
         v.fold(&record(number, at + ttft, Body::FirstToken { ttft: ttft_s }), Millis(at + ttft));

@@ -103,14 +103,16 @@ fn a_decision_stands_in_the_journal_before_its_route() {
 
 #[test]
 fn where_it_really_went_is_told_as_well() {
-    let mut vm = Vm::new(&Process::default(), r#"{"mode": "shadow"}"#);
+    let process = Process::default();
+    let mut vm = Vm::new(&process, r#"{"mode": "shadow"}"#);
     vm.table(1, 2);
     let (mut http, _) = vm.chat("hello ");
+    process.millis.set(300);
     vm.answered(&mut *http, "10.0.0.2:80", "200");
     vm.done(&mut *http, USAGE);
     let told = records(&mut vm);
     assert!(matches!(told[0], Body::Decided { steered: false, .. }), "{told:?}");
-    assert!(matches!(told[1], Body::Route { endpoint: EndpointId(2), .. }), "{told:?}");
+    assert!(matches!(told[1], Body::Route { endpoint: EndpointId(2), late_ms: 300, .. }), "{told:?}");
 }
 
 #[test]

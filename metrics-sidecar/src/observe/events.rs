@@ -263,7 +263,7 @@ mod tests {
     }
 
     fn event(number: u64) -> Event {
-        let route = Body::Route { endpoint: EndpointId(1), bytes: 9, stream: true, boundaries: Vec::new() };
+        let route = Body::Route { endpoint: EndpointId(1), bytes: 9, stream: true, boundaries: Vec::new(), late_ms: 0 };
         let endpoint = Endpoint { address: "10.0.0.1:80".to_owned(), rank: None, prefill_rate: 1.0 };
         Event::of(&record(number, route), Some(&endpoint), "p", false, Millis(9)).unwrap()
     }

@@ -125,7 +125,8 @@ impl Policy for Warmpath {
         self.believed = choice.matched.0;
         self.reasons[decision.reason as usize] += 1;
         let (endpoint, pod) = (choice.id, self.ids.iter().position(|id| *id == choice.id));
-        let body = Body::Route { endpoint, bytes: prompt.bytes, stream: true, boundaries: prompt.boundaries };
+        let body =
+            Body::Route { endpoint, bytes: prompt.bytes, stream: true, boundaries: prompt.boundaries, late_ms: 0 };
         self.journal(asked.place, asked.number, asked.now, body);
         pod.unwrap_or(0)
     }

@@ -282,7 +282,7 @@ mod tests {
 
     fn route(endpoint: u64) -> Body {
         let boundaries = vec![Boundary { end: 4000, hash: PrefixHash(7) }];
-        Body::Route { endpoint: EndpointId(endpoint), bytes: 4000, stream: true, boundaries }
+        Body::Route { endpoint: EndpointId(endpoint), bytes: 4000, stream: true, boundaries, late_ms: 0 }
     }
 
     fn done(cached: u64) -> Body {
