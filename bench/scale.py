@@ -2,16 +2,15 @@
 """How warmpath grows with the number of pods. `make bench-scale`; docs/scale.md has the figures.
 
 The core: `core/examples/scale.rs`. The sidecar: the real one scrapes 10 to 1,000 addresses of one server of simulated
-pods, whose page is a recorded one of vLLM, once a second; its CPU time and memory are read from /proc, so a busy machine
-blurs them little. Writes target/bench/scale.json; `--docs` puts what that holds into docs/scale.md and its plot.
+pods, whose page is a recorded one of vLLM, once a second. A gateway: real Envoys of 2 and 16 workers in front of these
+(`scale_in_envoy.py`). CPU time and memory are read from /proc, so a busy machine blurs them little. Writes
+target/bench/scale.json; `--docs` puts what that holds into docs/scale.md and its plot.
 """
 
 import argparse
 import asyncio
-import contextlib
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -21,35 +20,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import scale_in_envoy  # noqa: E402
 from plots import DOCS, Axes, fill, markdown, page  # noqa: E402
+from scale_in_envoy import Pods, cpu_s, memory_bytes  # noqa: E402
 from stack.sidecar import Pages  # noqa: E402
-
-PAGE = (ROOT / "metrics-sidecar" / "fixtures" / "vllm-0.32.0.txt").read_bytes()
-MODELS = b'{"data":[{"id":"m"}]}'
-
-
-class Pods:
-    """Every address of 127.0.0.0/8 is a pod, at one port."""
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                body = PAGE if b"/metrics" in head else MODELS if b"/v1/models" in head else b""
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
-                await writer.drain()
-        writer.close()
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory_bytes(pid: int) -> int:
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) * 1024
-
 
 class Sidecar(Pages):
     """A sidecar that is not of a test."""
@@ -58,9 +32,9 @@ class Sidecar(Pages):
         self.http = http
 
 
-async def sidecar(pods: int, port: int, seconds: float, folder: Path) -> dict:
+async def sidecar(addresses: list[str], seconds: float, folder: Path) -> dict:
+    pods = len(addresses)
     file = folder / f"{pods}.json"
-    addresses = [f"127.1.{n >> 8}.{n & 255}:{port}" for n in range(pods)]
     file.write_text(json.dumps({"pools": [{"name": "default", "endpoints": addresses}]}))
     command = [ROOT / "target/dist/warmpath", "sidecar", "--endpoints", file, "--http-listen", "127.0.0.1:0", "--feed-listen", "127.0.0.1:0"]
     process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -95,14 +69,12 @@ def slope(points: list[tuple[float, float]]) -> float:
 
 
 async def sidecars(options: argparse.Namespace) -> list[dict]:
-    server = await asyncio.start_server(Pods().serve, "0.0.0.0", 0, backlog=4096)
-    port = server.sockets[0].getsockname()[1]
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for pods in options.pods:
-            rows.append(await sidecar(pods, port, options.seconds, Path(folder)))
-            print(json.dumps(rows[-1]), flush=True)
-    server.close()
+    async with Pods() as all_pods:
+        with tempfile.TemporaryDirectory() as folder:
+            for pods in options.pods:
+                rows.append(await sidecar(all_pods.addresses(pods), options.seconds, Path(folder)))
+                print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
@@ -118,7 +90,26 @@ CORE = [
     ("decision, µs", "decide_us", "{:,.1f}"),
     ("by address, µs", "by_address_us", "{:,.2f}"),
 ]
-UNITS = {"view_bytes": 1e6, "table_bytes": 1e3}
+# Of a gateway.
+GATEWAY = [
+    ("pods", "pods", "{:,}"),
+    ("workers", "workers", "{}"),
+    ("memory, MB", "memory_bytes", "{:.0f}"),
+    ("cores when idle", "idle_cores", "{:.3f}"),
+    ("feed down, KB/s", "feed_down_bytes_per_s", "{:.0f}"),
+    ("feed up, KB/s", "feed_up_bytes_per_s", "{:.1f}"),
+    ("requests a second", "requests_per_s", "{:.0f}"),
+    ("CPU a request, µs", "cpu_us_per_request", "{:,.0f}"),
+    ("decision p50, µs", "decide_us_p50", "{:.0f}"),
+    ("p99", "decide_us_p99", "{:.0f}"),
+]
+UNITS = {
+    "view_bytes": 1e6,
+    "table_bytes": 1e3,
+    "memory_bytes": 1e6,
+    "feed_down_bytes_per_s": 1e3,
+    "feed_up_bytes_per_s": 1e3,
+}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#222222", "#56b4e9")
 
 
@@ -127,7 +118,9 @@ def docs(result: dict) -> None:
     rows = [[form.format(row[key] / UNITS[key] if key in UNITS else row[key]) for _, key, form in CORE] for row in result["core"]]
     rows.append(["slope", *(str(result["slope"].get(key, "")) for _, key, _ in CORE[1:])])
     pods = [[f"{row['pods']:,}", f"{row['cores']:.3f}", f"{row['memory_bytes'] / 1e6:.0f}", f"{row['tables_per_s']:.1f}"] for row in result["sidecar"]]
+    gateways = [[form.format(row[key] / UNITS[key] if key in UNITS else row[key]) for _, key, form in GATEWAY] for row in result["gateway"]]
     tables = {
+        "gateway": markdown([name for name, _, _ in GATEWAY], gateways),
         "core": markdown([name for name, _, _ in CORE], rows),
         "sidecar": markdown(["pods", "cores", "memory, MB", "tables a second"], pods),
     }
@@ -159,9 +152,10 @@ def main() -> None:
     core = [json.loads(line) for line in done.stdout.splitlines()]
     print(done.stdout, end="", flush=True)
     rows = asyncio.run(sidecars(options))
+    gateways = asyncio.run(scale_in_envoy.gateways())
     by_endpoints = {name: slope([(row["endpoints"], row[name]) for row in core]) for name in core[0] if name.endswith(("_us", "_bytes"))}
     by_pods = {name: slope([(row["pods"], row[name]) for row in rows]) for name in ("cores", "memory_bytes")} if len(rows) > 1 else {}
-    result = {"core": core, "sidecar": rows, "slope": {**by_endpoints, **{f"sidecar_{name}": value for name, value in by_pods.items()}}}
+    result = {"core": core, "sidecar": rows, "gateway": gateways, "slope": {**by_endpoints, **{f"sidecar_{name}": value for name, value in by_pods.items()}}}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1))
     print(json.dumps(result["slope"]))
