@@ -68,25 +68,27 @@ def panel(lines: Lines, axes: Axes, x0: float, y0: float, title: str) -> list[st
 
 
 def page(title: str, below: str, panels: list[tuple[str, Lines]], axes: Axes) -> str:
-    lines = math.ceil(len(panels) / COLUMNS)
     width = LEFT + COLUMNS * (PANEL_W + GAP_X)
-    height = TOP + lines * (PANEL_H + GAP_Y)
+    legend, x, y = [], 16.0, 60
+    for name, colour in axes.colours.items():
+        if x + 40 + 7.2 * len(name) > width:
+            x, y = 16.0, y + 16
+        legend.append(f'<line x1="{x}" x2="{x + 20}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="4"/>')
+        legend.append(text(x + 25, y + 4, name, "start"))
+        x += 40 + 7.2 * len(name)
+    # There is room for one line of it.
+    top = TOP + y - 60
+    height = top + math.ceil(len(panels) / COLUMNS) * (PANEL_H + GAP_Y)
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" fill="#222">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
         text(16, 24, title, "start", 16, 'font-weight="bold"'),
         text(16, 43, below, "start", 12),
+        *legend,
     ]
-    x, y = 16.0, 60
-    for name, colour in axes.colours.items():
-        if x + 40 + 7.2 * len(name) > width:
-            x, y = 16.0, y + 16
-        out.append(f'<line x1="{x}" x2="{x + 20}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="4"/>')
-        out.append(text(x + 25, y + 4, name, "start"))
-        x += 40 + 7.2 * len(name)
     for i, (name, found) in enumerate(panels):
         x0 = LEFT + i % COLUMNS * (PANEL_W + GAP_X)
-        y0 = TOP + 14 + i // COLUMNS * (PANEL_H + GAP_Y)
+        y0 = top + 14 + i // COLUMNS * (PANEL_H + GAP_Y)
         out += panel(found, axes, x0, y0, name)
     return "\n".join([*out, "</svg>\n"])
 
