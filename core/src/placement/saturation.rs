@@ -109,7 +109,10 @@ impl Saturation {
             return if refused { Outcome::Shed } else { Outcome::Kept };
         }
         let best = ranked.first().map(|r| r.candidate);
-        ranked.sort_by_cached_key(|r| over(r, 1.0));
+        let (over, below): (Vec<Ranked>, Vec<Ranked>) = ranked.iter().partition(|r| over(r, 1.0));
+        for (place, next) in ranked.iter_mut().zip(below.into_iter().chain(over)) {
+            *place = next;
+        }
         if ranked.first().map(|r| r.candidate) == best { Outcome::Kept } else { Outcome::Moved }
     }
 }
