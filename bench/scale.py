@@ -22,44 +22,34 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import scale_in_envoy  # noqa: E402
 from plots import DOCS, Axes, fill, markdown, page  # noqa: E402
-from scale_in_envoy import Pods, cpu_s, memory_bytes  # noqa: E402
-from stack.sidecar import Pages  # noqa: E402
-
-class Sidecar(Pages):
-    """A sidecar that is not of a test."""
-
-    def __init__(self, http: str):
-        self.http = http
+from scale_in_envoy import Pods  # noqa: E402
+from stack.process import cpu_s, memory_bytes, wait_for  # noqa: E402
+from stack.sidecar import Sidecar  # noqa: E402
 
 
 async def sidecar(addresses: list[str], seconds: float, folder: Path) -> dict:
     pods = len(addresses)
-    file = folder / f"{pods}.json"
-    file.write_text(json.dumps({"pools": [{"name": "default", "endpoints": addresses}]}))
-    command = [ROOT / "target/dist/warmpath", "sidecar", "--endpoints", file, "--http-listen", "127.0.0.1:0", "--feed-listen", "127.0.0.1:0"]
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    said = await asyncio.to_thread(lambda: Sidecar(folder, addresses).ready())
     try:
-        said = Sidecar(json.loads(await process.stdout.readline())["http"])
-        began = time.monotonic()
-        while list((await asyncio.to_thread(said.states)).values()).count("ready") < pods:
-            if time.monotonic() - began > 60:
-                raise TimeoutError(f"{pods} pods are not all ready")
-            await asyncio.sleep(1)
-        at, cpu, version = time.monotonic(), cpu_s(process.pid), await asyncio.to_thread(said.metric, "warmpath_sidecar_table_version")
+        pid = said.process.pid
+
+        def ready() -> int:
+            return list(said.states().values()).count("ready")
+
+        await asyncio.to_thread(wait_for, f"{pods} pods to be ready", lambda: ready() == pods, 60.0, 1.0)
+        at, cpu, version = time.monotonic(), cpu_s(pid), await asyncio.to_thread(said.metric, "warmpath_sidecar_table_version")
         await asyncio.sleep(seconds)
-        cpu, at = cpu_s(process.pid) - cpu, time.monotonic() - at
+        cpu, at = cpu_s(pid) - cpu, time.monotonic() - at
         tables = await asyncio.to_thread(said.metric, "warmpath_sidecar_table_version") - version
-        states = list((await asyncio.to_thread(said.states)).values())
         return {
             "pods": pods,
             "cores": round(cpu / at, 4),
-            "memory_bytes": memory_bytes(process.pid),
+            "memory_bytes": memory_bytes(pid),
             "tables_per_s": round(tables / at, 2),
-            "not_ready": pods - states.count("ready"),
+            "not_ready": pods - await asyncio.to_thread(ready),
         }
     finally:
-        process.terminate()
-        await process.wait()
+        said.stop()
 
 
 def slope(points: list[tuple[float, float]]) -> float:
@@ -71,8 +61,8 @@ def slope(points: list[tuple[float, float]]) -> float:
 async def sidecars(options: argparse.Namespace) -> list[dict]:
     rows = []
     async with Pods() as all_pods:
-        with tempfile.TemporaryDirectory() as folder:
-            for pods in options.pods:
+        for pods in options.pods:
+            with tempfile.TemporaryDirectory() as folder:
                 rows.append(await sidecar(all_pods.addresses(pods), options.seconds, Path(folder)))
                 print(json.dumps(rows[-1]), flush=True)
     return rows

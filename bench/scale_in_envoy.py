@@ -5,7 +5,6 @@ an idle one costs (the table comes up to ten times a second), what goes over the
 import asyncio
 import contextlib
 import json
-import os
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from decision_in_envoy import body, quantiles  # noqa: E402
 from stack.envoy import Envoy, assert_sound  # noqa: E402
-from stack.process import wait_for  # noqa: E402
+from stack.process import cpu_s, memory_bytes, wait_for  # noqa: E402
 from stack.sidecar import Sidecar  # noqa: E402
 
 PAGE = (ROOT / "metrics-sidecar" / "fixtures" / "vllm-0.32.0.txt").read_bytes()
@@ -58,16 +57,6 @@ async def message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     _, has_body, length = head.lower().partition(b"content-length:")
     return head, await reader.readexactly(int(length.split(b"\r", 1)[0]) if has_body else 0)
-
-
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def memory_bytes(pid: int) -> int:
-    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) * 1024
 
 
 async def client(port: int, number: int, answered: list[bytes]) -> None:

@@ -11,6 +11,7 @@ use crate::table::State;
 use crate::units::{Millis, ResponseKey, Seconds};
 use crate::view::{Known, View};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 
 /// One request as it would be decided now. Times are in seconds.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -143,6 +144,7 @@ impl Router {
         let candidates = self.gathering.candidates(view);
         let warmest = candidates.warmest();
         let mut endpoints: Vec<Explained> = Vec::new();
+        let mut may_be_chosen = HashSet::new();
         for ranked in &self.ranked {
             let Some(candidate) = candidates.get(ranked.candidate) else { continue };
             let Some(known) = view.known(candidate.slot) else { continue };
@@ -150,10 +152,11 @@ impl Router {
             explained.saturated = self.saturation.limits.are_exceeded(1.0, &candidate, ranked.predicted);
             explained.order = Some(endpoints.len() + 1);
             endpoints.push(explained);
+            may_be_chosen.insert(candidate.slot);
         }
         let pool = config.pool_name(decision.pool);
         for (slot, known) in view.endpoints() {
-            if candidates.iter().any(|c| c.slot == slot) {
+            if may_be_chosen.contains(&slot) {
                 continue;
             }
             let mut explained = standing(known);

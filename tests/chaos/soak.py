@@ -26,22 +26,17 @@ from chaos.series import Series, trend  # noqa: E402
 from chaos.side import POD, Side  # noqa: E402
 from plots import DOCS, Axes, Lines, page  # noqa: E402
 from stack import paths  # noqa: E402
+from stack.process import memory_bytes  # noqa: E402
 
 SAMPLE_S = 5.0
 CHANGE_S = 10.0
 
 
-def rss_mb(pid: int) -> float:
-    """Resident memory of a process."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
-
-
 def sample(side: Side) -> dict[str, float]:
     """What must not grow. What cannot be read just now is left out."""
-    found: dict[str, float] = {"Envoy, MB": rss_mb(side.envoy.process.pid)}
+    found: dict[str, float] = {"Envoy, MB": memory_bytes(side.envoy.process.pid) / 2**20}
     if side.sidecar.process.alive():
-        found["sidecar, MB"] = rss_mb(side.sidecar.process.pid)
+        found["sidecar, MB"] = memory_bytes(side.sidecar.process.pid) / 2**20
     text = side.envoy.get("/stats")
     found["Envoy's stats"] = len(text.splitlines())
     memory = json.loads(side.envoy.get("/memory"))

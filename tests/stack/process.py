@@ -64,6 +64,18 @@ def wait_for(what: str, check: Callable[[], object], timeout: float = 20.0, ever
     raise TimeoutError(f"waited {timeout:.0f} s for {what}" + (f": {last}" if last else ""))
 
 
+def cpu_s(pid: int) -> float:
+    """CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes(pid: int) -> int:
+    """Memory of a process that is resident."""
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) * 1024
+
+
 class Process:
     """A child process with its output in a file. Ended by pid, also when the parent dies."""
 

@@ -132,24 +132,14 @@ pub struct Ranked {
 /// Those that may be chosen. One that is asked for may be worked out anew each time.
 pub trait Candidates {
     /// How many there are.
-    fn len(&self) -> usize;
+    fn count(&self) -> usize;
 
-    /// One of them; `None` from [`Candidates::len`] on.
+    /// One of them; `None` from [`Candidates::count`] on.
     fn get(&self, at: usize) -> Option<Candidate>;
-
-    /// Whether there is none.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// All, in their order.
-    fn iter(&self) -> impl Iterator<Item = Candidate> {
-        (0..self.len()).filter_map(|at| self.get(at))
-    }
 
     /// The one that holds most; among equals the one whose match more prompts in flight share.
     fn warmest(&self) -> Option<Candidate> {
-        self.iter().max_by_key(|c| (c.matched, c.sharing))
+        (0..self.count()).filter_map(|at| self.get(at)).max_by_key(|c| (c.matched, c.sharing))
     }
 }
 
@@ -162,20 +152,9 @@ pub trait Policy {
 }
 
 #[cfg(test)]
-impl<const N: usize> Candidates for [Candidate; N] {
-    fn len(&self) -> usize {
-        N
-    }
-
-    fn get(&self, at: usize) -> Option<Candidate> {
-        self.as_slice().get(at).copied()
-    }
-}
-
-#[cfg(test)]
 impl Candidates for &[Candidate] {
-    fn len(&self) -> usize {
-        (**self).len()
+    fn count(&self) -> usize {
+        self.len()
     }
 
     fn get(&self, at: usize) -> Option<Candidate> {

@@ -184,7 +184,7 @@ impl Policy for PredictedTtft {
         ranked.clear();
         let Some(warmest) = candidates.warmest() else { return Reason::Fallback };
         let mut cheapest = f64::INFINITY;
-        ranked.extend((0..candidates.len()).filter_map(|at| {
+        ranked.extend((0..candidates.count()).filter_map(|at| {
             let judged = self.judge(at, &candidates.get(at)?, Some(&warmest));
             cheapest = if judged.cost.0 < cheapest { judged.cost.0 } else { cheapest };
             Some(judged)

@@ -5,7 +5,7 @@ use crate::index::{Match, Slot};
 use crate::placement::{Candidate, Candidates};
 use crate::prefix::Boundary;
 use crate::units::{Millis, Tokens};
-use crate::view::{Known, View};
+use crate::view::View;
 
 /// A prompt that nobody was asked about weighs this much: an engine has something to do for it.
 const UNKNOWN_PROMPT: Tokens = Tokens(256);
@@ -52,7 +52,7 @@ impl Gathering {
         self.eligible.clear();
     }
 
-    /// Finds out. `asks_waiting`: whether [`Candidate::waiting`] will be read.
+    /// Finds out, after [`Self::clear`]. `asks_waiting`: whether [`Candidate::waiting`] will be read.
     pub(super) fn gather(&mut self, view: &View, asked: Asked<'_>, asks_waiting: bool) {
         let Asked { boundaries, bytes, now, .. } = asked;
         view.index().matches(boundaries, &mut self.matches);
@@ -60,7 +60,6 @@ impl Gathering {
         let model = asked.model.and_then(|m| view.name(m));
         let (mut serving, mut failing) = (0, 0);
         (self.adapter_is_loaded, self.has_ranks, self.asks_waiting, self.now) = (false, false, asks_waiting, now);
-        self.eligible.clear();
         // Most endpoints hold as much of it as the one before: nothing, or a beginning that all share.
         let mut last = (0, (Tokens(0), if bytes == 0 { UNKNOWN_PROMPT } else { view.tokens(bytes) }));
         for (slot, known) in view.endpoints() {
@@ -116,10 +115,16 @@ pub(crate) struct Gathered<'a> {
     reuse: f64,
 }
 
-impl Gathered<'_> {
+impl Candidates for Gathered<'_> {
+    fn count(&self) -> usize {
+        self.of.eligible.len()
+    }
+
     #[inline(always)]
-    fn candidate(&self, eligible: &Eligible, known: &Known) -> Option<Candidate> {
+    fn get(&self, at: usize) -> Option<Candidate> {
         let (view, now) = (self.view, self.of.now);
+        let eligible = self.of.eligible.get(at)?;
+        let known = view.known(eligible.slot)?;
         let cache = view.index().cache(eligible.slot.0)?;
         let rate = view.prefill_rate(known, now);
         let overhead = view.overhead(known);
@@ -142,18 +147,6 @@ impl Gathered<'_> {
             reuse: self.reuse,
             turnover: cache.oldest_use().map(|at| now.since(at)),
         })
-    }
-}
-
-impl Candidates for Gathered<'_> {
-    fn len(&self) -> usize {
-        self.of.eligible.len()
-    }
-
-    #[inline(always)]
-    fn get(&self, at: usize) -> Option<Candidate> {
-        let eligible = self.of.eligible.get(at)?;
-        self.candidate(eligible, self.view.known(eligible.slot)?)
     }
 
     fn warmest(&self) -> Option<Candidate> {
